@@ -54,7 +54,7 @@ func (c *Cache) init() error {
 	}
 	defer unlock()
 	for name, content := range map[string]string{
-		"oci-layout": `{"imageLayoutVersion":"1.0.0"}`,
+		"oci-layout": layoutVersion,
 		"index.json": `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`,
 	} {
 		if _, err := os.Stat(filepath.Join(c.dir, name)); errors.Is(err, fs.ErrNotExist) {

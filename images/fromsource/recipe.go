@@ -262,14 +262,18 @@ func preloads(img imageOf) []string {
 }
 
 // key names what the image is made of: its recipe, the pinned modules, the Go
-// toolchain and the architecture. extra is what else goes in, such as the
-// source of the runtime shim.
-func (b *book) key(img imageOf, toolchain string, extra ...string) (string, error) {
+// toolchain with its architecture, and the runtime shim's source where it is in.
+func (b *book) key(img imageOf, toolchain, shim string) (string, error) {
 	h := sha256.New()
 	enc := json.NewEncoder(h)
 	put := func(v any) error { return enc.Encode(v) }
-	if err := errors.Join(put(recipeFormat), put(toolchain), put(extra), put(img.spec), put(img.recipe.Name), put(img.recipe.Version)); err != nil {
+	if err := errors.Join(put(recipeFormat), put(toolchain), put(img.spec), put(img.recipe.Name), put(img.recipe.Version)); err != nil {
 		return "", err
+	}
+	if slices.ContainsFunc(img.spec.Files, func(f file) bool { return f.Generate == generateShim }) {
+		if err := put(shim); err != nil {
+			return "", err
+		}
 	}
 	if img.recipe.Module != "" {
 		h.Write(img.recipe.sum)
@@ -284,7 +288,7 @@ func (b *book) key(img imageOf, toolchain string, extra ...string) (string, erro
 		}
 	}
 	for _, ref := range preloads(img) {
-		k, err := b.key(b.images[ref], toolchain, extra...)
+		k, err := b.key(b.images[ref], toolchain, shim)
 		if err != nil {
 			return "", err
 		}

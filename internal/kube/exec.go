@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/httpstream"
@@ -46,7 +47,8 @@ func (e *ExecError) Error() string {
 
 // Exec runs a command in a container and waits for it. If it ran and failed, the
 // error is an *ExecError. A command that outlives ctx is left alone by Kubernetes;
-// it goes on in the container until it meets its closed streams.
+// it goes on in the container until it meets its closed streams. Stdout and Stderr are not
+// written to after the return; a Read of Stdin may then still be under way.
 func (c *Client) Exec(ctx context.Context, e Exec) error {
 	if len(e.Argv) == 0 {
 		return fmt.Errorf("kube: exec in %s: no command given", where(e.Namespace, e.Pod, e.Container))
@@ -61,12 +63,13 @@ func (c *Client) Exec(ctx context.Context, e Exec) error {
 	if err != nil {
 		return fmt.Errorf("kube: exec in %s: %w", where(e.Namespace, e.Pod, e.Container), err)
 	}
-	stdout, stderr := e.Stdout, &tailWriter{to: e.Stderr}
-	if stdout == nil {
-		stdout = io.Discard
-	}
+	stdout, stderr := &gate{to: e.Stdout}, &tailWriter{to: e.Stderr}
+	stderrGate := &gate{to: stderr}
+	// When ctx ends, client-go returns while its copying still goes on.
+	defer stdout.close()
+	defer stderrGate.close()
 	err = executor.StreamWithContext(klog.NewContext(ctx, quiet()), remotecommand.StreamOptions{
-		Stdin: e.Stdin, Stdout: stdout, Stderr: stderr,
+		Stdin: e.Stdin, Stdout: stdout, Stderr: stderrGate,
 	})
 	var exit utilexec.ExitError
 	switch {
@@ -86,6 +89,28 @@ func (c *Client) ExecOutput(ctx context.Context, namespace, pod, container strin
 	var out bytes.Buffer
 	err := c.Exec(ctx, Exec{Namespace: namespace, Pod: pod, Container: container, Argv: argv, Stdout: &out})
 	return strings.TrimSuffix(out.String(), "\n"), err
+}
+
+// gate passes writes on until it is closed, and drops them from then on.
+type gate struct {
+	mu     sync.Mutex
+	to     io.Writer // nil: dropped
+	closed bool
+}
+
+func (g *gate) Write(p []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.to == nil || g.closed {
+		return len(p), nil
+	}
+	return g.to.Write(p)
+}
+
+func (g *gate) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
 }
 
 // executor speaks websocket, and SPDY where the server does not take that.

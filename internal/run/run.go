@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"strings"
 	"time"
@@ -110,4 +111,11 @@ func (w *tailWriter) Write(p []byte) (int, error) {
 		w.buf = append(w.buf[:0], w.buf[over:]...)
 	}
 	return len(p), nil
+}
+
+// Environ is the parent's environment with these variables ("NAME=value") set: for
+// the Env of a Cmd that needs more than the parent has. It is the one place where a
+// library of this module looks at the environment, and only to hand it on.
+func Environ(set ...string) []string {
+	return append(os.Environ(), set...) // of two with one name the last one counts
 }

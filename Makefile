@@ -1,0 +1,30 @@
+# One way to run everything. `make demo` and `make test` install and start what
+# they need; nothing else has to be prepared.
+GO ?= go
+
+.PHONY: demo verify down test unit bench check lint
+
+demo: ## a running cluster, proven edge by edge
+	$(GO) run ./examples/full --keep
+
+verify: ## prove the running cluster again, changing nothing
+	$(GO) run ./examples/full --verify
+
+down: ## remove the cluster
+	$(GO) run ./examples/full --down
+
+test: ## everything, on the real parts: a cluster is brought up and taken down
+	$(GO) vet -tags e2e ./...
+	$(GO) test ./...
+	$(GO) test -tags e2e -count=1 -timeout 80m -v -run '^TestE2E' ./...
+
+unit: ## what needs no container engine
+	$(GO) test ./...
+
+bench: ## how long each phase takes, and loading an image beside kind's own way
+	$(GO) test -tags e2e -count=1 -timeout 60m -v -run '^$$' -bench . ./zerotrust ./images
+
+check: lint test ## what CI runs
+
+lint:
+	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run

@@ -1,0 +1,242 @@
+// Command full brings the precinct-99 demo up on this machine, from nothing to
+// a cluster whose edges are proven one by one, and writes a report.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/org/spire-vault-99-action/images"
+	"github.com/org/spire-vault-99-action/zerotrust"
+	"github.com/org/spire-vault-99-action/zerotrust/phase"
+	"github.com/org/spire-vault-99-action/zerotrust/report"
+)
+
+// Exit codes: a check that failed is another matter than a wrong flag.
+const (
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// options are the command line.
+type options struct {
+	workers    int
+	images     string
+	keep       bool
+	verify     bool
+	down       bool
+	recreate   bool
+	reportDir  string
+	phases     string
+	cacheDir   string
+	sourceDir  string
+	kubeconfig string
+	name       string
+	mirrors    mirrors
+	timeout    time.Duration
+}
+
+func parse(args []string, out io.Writer) (options, error) {
+	var o options
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = os.TempDir()
+	}
+	f := flag.NewFlagSet("full", flag.ContinueOnError)
+	f.SetOutput(out)
+	f.IntVar(&o.workers, "workers", 2, "worker nodes beside the control plane")
+	f.StringVar(&o.images, "images", "auto", "where third-party images come from: auto, registry or fromsource")
+	f.Var(&o.mirrors, "mirror", "registry mirror, HOST=MIRROR; may be given several times")
+	f.BoolVar(&o.keep, "keep", false, "leave the cluster running at the end")
+	f.BoolVar(&o.verify, "verify", false, "change nothing: only check the running cluster")
+	f.BoolVar(&o.down, "down", false, "remove the cluster, and nothing else")
+	f.BoolVar(&o.recreate, "recreate", false, "replace a cluster of the same name but another configuration")
+	f.StringVar(&o.reportDir, "report-dir", "report", "folder for report.json")
+	f.StringVar(&o.phases, "phase", "", "run only these phases and what they need, comma-separated")
+	f.StringVar(&o.name, "name", "", "cluster name (default: the intent's, precinct-99)")
+	f.StringVar(&o.cacheDir, "cache-dir", filepath.Join(cache, "spire-vault-99"), "folder for images and state")
+	f.StringVar(&o.sourceDir, "source-dir", ".", "the module that the demo's applications are built in")
+	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig to write the cluster's entry to (default: kubectl's)")
+	f.DurationVar(&o.timeout, "timeout", 90*time.Minute, "give up after this long")
+	f.Usage = func() {
+		fmt.Fprint(out, usage)
+		f.PrintDefaults()
+	}
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	switch {
+	case f.NArg() > 0:
+		err = fmt.Errorf("unexpected argument %q", f.Arg(0))
+	case o.verify && o.down:
+		err = errors.New("--verify and --down exclude each other")
+	case o.workers < 1:
+		err = fmt.Errorf("--workers %d: at least one is needed", o.workers)
+	case !slices.Contains([]string{"auto", "registry", "fromsource"}, o.images):
+		err = fmt.Errorf("--images %q: use auto, registry or fromsource", o.images)
+	}
+	return o, err
+}
+
+const usage = `Brings up the precinct-99 demo: a kind cluster with Cilium and SPIRE in which
+workloads talk over authenticated edges alone, and proves each edge.
+
+  go run ./examples/full --keep     bring it up, prove it, leave it running
+  go run ./examples/full --verify   prove the running cluster again
+  go run ./examples/full --down     remove it
+
+Exit code: 0 if everything was proven, 1 if not, 2 for a wrong flag, 130 when
+interrupted. Flags:
+`
+
+// mirrors collects HOST=MIRROR flags.
+type mirrors map[string][]string
+
+func (m *mirrors) String() string { return fmt.Sprint(map[string][]string(*m)) }
+
+func (m *mirrors) Set(s string) error {
+	host, mirror, ok := strings.Cut(s, "=")
+	if !ok || host == "" || mirror == "" {
+		return errors.New("want HOST=MIRROR, for example quay.io=mirror.example.org/quay")
+	}
+	if *m == nil {
+		*m = mirrors{}
+	}
+	(*m)[host] = append((*m)[host], mirror)
+	return nil
+}
+
+func run(args []string, stdout, stderr io.Writer) int {
+	o, err := parse(args, stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "full: %v\nsee --help\n", err)
+		return exitUsage
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), o.timeout)
+	defer cancel()
+	// The first signal stops the run in good order; by then the handler is gone,
+	// so that a second one ends the program at once.
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	defer stop()
+
+	intent := zerotrust.Precinct99()
+	if o.name != "" {
+		intent.Name = o.name
+	}
+	cfg := zerotrust.Config{
+		Intent: intent, Dir: o.cacheDir, SourceDir: o.sourceDir, Workers: o.workers, Kubeconfig: o.kubeconfig,
+		Recreate: o.recreate, Images: images.Source(o.images), Mirrors: o.mirrors,
+	}
+	if o.down {
+		return down(ctx, cfg, stdout, stderr)
+	}
+	result, err := up(ctx, cfg, o, stdout)
+	interrupted := ctx.Err() != nil
+	if err != nil && len(result.Phases) == 0 {
+		fmt.Fprintln(stderr, "full:", err)
+		return exitFailed
+	}
+	if werr := errors.Join(report.Summary(stdout, result), writeReport(o.reportDir, result)); werr != nil {
+		fmt.Fprintln(stderr, "full:", werr)
+		err = errors.Join(err, werr)
+	}
+	if o.keep || o.verify || interrupted || err != nil {
+		sayState(stdout, cfg, interrupted)
+	} else if code := down(ctx, cfg, stdout, stderr); code != 0 {
+		return code
+	}
+	switch {
+	case interrupted:
+		return exitInterrupted
+	case err != nil:
+		return exitFailed
+	}
+	return 0
+}
+
+func up(ctx context.Context, cfg zerotrust.Config, o options, stdout io.Writer) (phase.Report, error) {
+	stack, err := zerotrust.New(ctx, cfg)
+	if err != nil {
+		return phase.Report{}, err
+	}
+	defer stack.Close()
+	live := report.NewTerminal(stdout, terminalConfig(stdout))
+	defer live.Close()
+	options := phase.Options{VerifyOnly: o.verify}
+	if o.phases != "" {
+		options.Only = strings.Split(o.phases, ",")
+	}
+	return phase.RunWith(ctx, stack.Phases(), options, live.On)
+}
+
+func terminalConfig(w io.Writer) report.TerminalConfig {
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return report.TerminalConfig{}
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		width = 80
+	}
+	return report.TerminalConfig{Live: true, Width: width, Color: os.Getenv("NO_COLOR") == ""}
+}
+
+func writeReport(dir string, r phase.Report) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("writing the report: %w", err)
+	}
+	f, err := os.Create(filepath.Join(dir, "report.json"))
+	if err != nil {
+		return fmt.Errorf("writing the report: %w", err)
+	}
+	if err := errors.Join(report.JSON(f, r), f.Close()); err != nil {
+		return fmt.Errorf("writing the report: %w", err)
+	}
+	return nil
+}
+
+func down(ctx context.Context, cfg zerotrust.Config, stdout, stderr io.Writer) int {
+	if err := zerotrust.Down(ctx, cfg); err != nil {
+		fmt.Fprintln(stderr, "full:", err)
+		return exitFailed
+	}
+	fmt.Fprintf(stdout, "cluster %s is removed; the image cache in %s stays\n", cfg.Intent.Name, cfg.Dir)
+	return 0
+}
+
+// sayState tells what there is now and what to do with it.
+func sayState(w io.Writer, cfg zerotrust.Config, interrupted bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	exists, err := zerotrust.Exists(ctx, cfg)
+	if interrupted {
+		fmt.Fprintln(w, "interrupted")
+	}
+	switch {
+	case err != nil:
+		fmt.Fprintf(w, "whether cluster %s is there cannot be told: %v\n", cfg.Intent.Name, err)
+	case !exists:
+		fmt.Fprintf(w, "there is no cluster %s; the next run starts where the caches are\n", cfg.Intent.Name)
+	default:
+		fmt.Fprintf(w, "cluster %s is there: kubectl --context kind-%s get pods -A; the next run goes on with it; --down removes it\n", cfg.Intent.Name, cfg.Intent.Name)
+	}
+}

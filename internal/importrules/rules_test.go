@@ -1,0 +1,63 @@
+// Package importrules holds the allow-list of what each package of this module
+// may import and use. It has tests alone. A package that is not in the list fails them: add
+// it to rules, with as little as it needs.
+package importrules
+
+// rule is what one package may do. The zero value imports no other package of this
+// module, prints nothing, and may use any other module.
+type rule struct {
+	// imports are the packages of this module that it may import, tests those that its
+	// tests may import besides (and, always, itself and internal/run).
+	imports, tests []string
+	// without are modules that must not be in its build, not even by way of others;
+	// "." stands for everything but the standard library and this module.
+	without []string
+	// speaks allows it to print, to read the environment and the arguments, and to exit.
+	speaks bool
+	// forTests allows it to import the package testing.
+	forTests bool
+}
+
+const (
+	clientGo = "k8s.io/client-go"
+	kind     = "sigs.k8s.io/kind"
+	helm     = "helm.sh/helm"
+)
+
+// A path that ends in "/..." stands for the folder and all below it, in the keys and in
+// the lists. The longest key that fits a package is its rule. A package need not exist.
+var rules = map[string]rule{
+	// internal: what the others stand on. It knows nothing of them.
+	"internal/run":             {without: []string{"."}},
+	"internal/redact":          {without: []string{"."}},
+	"internal/kube":            {without: []string{kind, helm}},
+	"internal/ociruntime":      {imports: []string{"internal/run"}, without: []string{"."}},
+	"internal/ociruntime/shim": {speaks: true, without: []string{"."}},
+	"internal/importrules":     {},
+
+	// The four layers, which never import each other.
+	"spire":           {imports: []string{"internal/redact"}, tests: []string{"spire/spiretest"}, without: []string{"k8s.io", kind, helm}},
+	"spire/spiretest": {forTests: true, without: []string{"k8s.io", kind, helm}},
+	"spire/deploy":    {imports: []string{"spire", "internal/..."}, tests: []string{"spire/spiretest"}, without: []string{kind, helm}},
+	"cilium":          {imports: []string{"internal/..."}, without: []string{kind}},
+	"kindx":           {imports: []string{"internal/..."}, without: []string{helm}},
+	// The image benchmark loads into a real cluster, beside kind's own way.
+	"images":                        {imports: []string{"internal/run", "internal/redact"}, tests: []string{"kindx"}, without: []string{clientGo, kind, helm}},
+	"images/fromsource":             {imports: []string{"images", "internal/run", "internal/redact", "internal/ociruntime"}, without: []string{clientGo, kind, helm}},
+	"images/fromsource/recipes/...": {speaks: true, without: []string{"."}}, // programs that go into images
+
+	// zerotrust puts them together.
+	"zerotrust/phase":  {without: []string{"."}},
+	"zerotrust/report": {imports: []string{"zerotrust/phase"}, without: []string{"."}},
+	"zerotrust/probe":  {imports: []string{"zerotrust/phase", "cilium", "internal/..."}, without: []string{kind, helm}},
+	"zerotrust/vault":  {imports: []string{"zerotrust/phase", "internal/..."}, without: []string{kind, helm}},
+	"zerotrust": {imports: []string{"zerotrust/phase", "zerotrust/report", "zerotrust/probe", "zerotrust/vault",
+		"spire", "spire/deploy", "cilium", "kindx", "images", "images/fromsource", "internal/..."}, tests: []string{"spire/spiretest"}},
+
+	// Programs. Examples show what others can do, so they see what others see.
+	"action":       {imports: append([]string{"internal/..."}, public...), speaks: true},
+	"examples/...": {imports: append([]string{"examples/..."}, public...), speaks: true},
+}
+
+// public is what other modules may import.
+var public = []string{"zerotrust/...", "spire", "spire/deploy", "cilium", "kindx", "images", "images/fromsource"}

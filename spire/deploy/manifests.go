@@ -1,0 +1,128 @@
+package deploy
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+	"strings"
+	"text/template"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+//go:embed manifests/*.yaml manifests/*.tmpl
+var files embed.FS
+
+// The manifests in the order in which they are needed: agents start at once where
+// the server has written its trust bundle.
+const (
+	serverManifest = "server.yaml"
+	agentManifest  = "agent.yaml"
+	oidcManifest   = "oidc.yaml"
+	canaryManifest = "canary.yaml"
+)
+
+// values are what the templates see.
+type values struct {
+	Config
+	NodeStorage                     bool
+	ServerPort, AgentHealthPort     int
+	ServerConf, AgentConf, OIDCConf string
+}
+
+// Manifests are the YAML documents of an installation, in the order in which Install
+// applies them. They are a pure function of cfg; StorageAuto is StorageClaim here.
+func Manifests(cfg Config) ([]byte, error) {
+	r, err := newRenderer(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return r.all()
+}
+
+type renderer struct{ values values }
+
+func newRenderer(cfg Config) (*renderer, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	r := &renderer{values{
+		Config: cfg, NodeStorage: cfg.Storage == StorageNode,
+		ServerPort: serverPort, AgentHealthPort: agentHealthPort,
+	}}
+	v := &r.values
+	v.AdminIDs = append([]spiffeid.ID{AdminID(cfg.TrustDomain)}, cfg.AdminIDs...)
+	host := "spire-oidc." + cfg.Namespace
+	v.OIDCDomains = append([]string{"spire-oidc", host, host + ".svc", host + ".svc.cluster.local"}, cfg.OIDCDomains...)
+	for _, conf := range []struct {
+		name string
+		to   *string
+	}{
+		{"server.conf.tmpl", &v.ServerConf}, {"agent.conf.tmpl", &v.AgentConf}, {"oidc.conf.tmpl", &v.OIDCConf},
+	} {
+		text, err := r.render(conf.name)
+		if err != nil {
+			return nil, err
+		}
+		*conf.to = string(text)
+	}
+	return r, nil
+}
+
+func (r *renderer) all() ([]byte, error) {
+	var docs [][]byte
+	for _, name := range []string{serverManifest, agentManifest, oidcManifest, canaryManifest} {
+		doc, err := r.render(name)
+		if err != nil {
+			return nil, err
+		}
+		docs = append(docs, doc)
+	}
+	return bytes.Join(docs, []byte("---\n")), nil
+}
+
+func (r *renderer) render(name string) ([]byte, error) {
+	t, err := template.New(name).Option("missingkey=error").Funcs(template.FuncMap{
+		"quote":  strconv.Quote,
+		"lower":  strings.ToLower,
+		"ids":    quotedIDs,
+		"indent": indent,
+		"hash":   hash,
+	}).ParseFS(files, "manifests/"+name)
+	if err != nil {
+		return nil, fmt.Errorf("SPIRE manifest %s: %w", name, err)
+	}
+	var out bytes.Buffer
+	if err := t.Execute(&out, r.values); err != nil {
+		return nil, fmt.Errorf("SPIRE manifest %s: %w", name, err)
+	}
+	return out.Bytes(), nil
+}
+
+func quotedIDs(ids []spiffeid.ID) string {
+	var quoted []string
+	for _, id := range ids {
+		quoted = append(quoted, strconv.Quote(id.String()))
+	}
+	return strings.Join(quoted, ", ")
+}
+
+func indent(n int, text string) string {
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	for i, line := range lines {
+		if line != "" {
+			lines[i] = strings.Repeat(" ", n) + line
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// hash is in quotes, or YAML could take it for a number.
+func hash(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return strconv.Quote(hex.EncodeToString(sum[:8]))
+}

@@ -1,0 +1,170 @@
+package spire
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	agentv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/agent/v1"
+	entryv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/entry/v1"
+	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
+	"google.golang.org/grpc"
+)
+
+// A page of entries can exceed gRPC's default limit of 4 MiB for a message, at
+// which the whole list would fail; an entry with long selectors has some KiB.
+const (
+	defaultPageSize = 1000
+	maxPageBytes    = 64 << 20
+)
+
+// ListConfig narrows and tunes a list. The zero value lists everything.
+type ListConfig struct {
+	// SPIFFEID and ParentID, where set, leave only entries with exactly these.
+	SPIFFEID, ParentID spiffeid.ID
+	// PageSize is how many entries are asked for at a time. Zero is 1000.
+	PageSize int
+	// Retry is how calls are repeated when the server is unavailable.
+	Retry Retry
+}
+
+// Entries walks the server's entries, oldest first, holding one page at a time. A
+// list is no snapshot: what changes while it is read may be seen or not. After an
+// error the walk ends.
+func Entries(ctx context.Context, conn grpc.ClientConnInterface, cfg ListConfig) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		req := &entryv1.ListEntriesRequest{PageSize: int32(cfg.PageSize)}
+		if req.PageSize <= 0 {
+			req.PageSize = defaultPageSize
+		}
+		if !cfg.SPIFFEID.IsZero() || !cfg.ParentID.IsZero() {
+			req.Filter = &entryv1.ListEntriesRequest_Filter{}
+			if !cfg.SPIFFEID.IsZero() {
+				req.Filter.BySpiffeId = idToProto(cfg.SPIFFEID)
+			}
+			if !cfg.ParentID.IsZero() {
+				req.Filter.ByParentId = idToProto(cfg.ParentID)
+			}
+		}
+		client := entryv1.NewEntryClient(conn)
+		for n := 0; ; {
+			var page *entryv1.ListEntriesResponse
+			err := cfg.Retry.do(ctx, func() (err error) {
+				page, err = client.ListEntries(ctx, req, grpc.MaxCallRecvMsgSize(maxPageBytes))
+				return err
+			})
+			if err != nil {
+				yield(Entry{}, fmt.Errorf("list SPIRE entries, after %d of them: %w", n, err))
+				return
+			}
+			for _, p := range page.GetEntries() {
+				n++
+				if !yield(fromProto(p)) {
+					return
+				}
+			}
+			if req.PageToken = page.GetNextPageToken(); req.PageToken == "" {
+				return
+			}
+		}
+	}
+}
+
+// List is all of Entries in one slice.
+func List(ctx context.Context, conn grpc.ClientConnInterface, cfg ListConfig) ([]Entry, error) {
+	var all []Entry
+	for e, err := range Entries(ctx, conn, cfg) {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, e)
+	}
+	return all, nil
+}
+
+// Count is the number of entries on the server.
+func Count(ctx context.Context, conn grpc.ClientConnInterface) (int, error) {
+	var resp *entryv1.CountEntriesResponse
+	err := Retry{}.do(ctx, func() (err error) {
+		resp, err = entryv1.NewEntryClient(conn).CountEntries(ctx, &entryv1.CountEntriesRequest{})
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("count SPIRE entries: %w", err)
+	}
+	return int(resp.GetCount()), nil
+}
+
+// Agent is one attested SPIRE agent.
+type Agent struct {
+	// ID is the agent's own, which changes with its node: see NodeAlias.
+	ID spiffeid.ID
+	// AttestationType is how it proved its node: "k8s_psat", "join_token".
+	AttestationType string
+	// ExpiresAt is when its SVID ends; a living agent renews it well before.
+	ExpiresAt time.Time
+	// Selectors are what attestation found out about the node.
+	Selectors []Selector
+	Banned    bool
+	// CanReattest says whether it can come back by itself after it lost its SVID.
+	CanReattest bool
+	// Version of the agent, where it told.
+	Version string
+}
+
+// Selector is the value of the agent's first selector that starts with typ and
+// name, such as "k8s_psat", "agent_node_name"; "" if there is none.
+func (a Agent) Selector(typ, name string) string {
+	for _, s := range a.Selectors {
+		if len(s.Value) > len(name) && s.Type == typ && s.Value[:len(name)+1] == name+":" {
+			return s.Value[len(name)+1:]
+		}
+	}
+	return ""
+}
+
+// Agents lists the agents that have attested to the server, expired ones
+// included until the server prunes them.
+func Agents(ctx context.Context, conn grpc.ClientConnInterface) ([]Agent, error) {
+	req := &agentv1.ListAgentsRequest{PageSize: defaultPageSize}
+	client := agentv1.NewAgentClient(conn)
+	var all []Agent
+	for {
+		var page *agentv1.ListAgentsResponse
+		err := Retry{}.do(ctx, func() (err error) {
+			page, err = client.ListAgents(ctx, req, grpc.MaxCallRecvMsgSize(maxPageBytes))
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list SPIRE agents, after %d of them: %w", len(all), err)
+		}
+		for _, p := range page.GetAgents() {
+			a, err := agentFromProto(p)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, a)
+		}
+		if req.PageToken = page.GetNextPageToken(); req.PageToken == "" {
+			return all, nil
+		}
+	}
+}
+
+func agentFromProto(p *types.Agent) (Agent, error) {
+	id, err := idFromProto(p.GetId())
+	if err != nil {
+		return Agent{}, fmt.Errorf("agent from the server: %w", err)
+	}
+	return Agent{
+		ID:              id,
+		AttestationType: p.GetAttestationType(),
+		ExpiresAt:       fromUnix(p.GetX509SvidExpiresAt()),
+		Selectors:       selectorsFromProto(p.GetSelectors()),
+		Banned:          p.GetBanned(),
+		CanReattest:     p.GetCanReattest(),
+		Version:         p.GetAgentVersion(),
+	}, nil
+}

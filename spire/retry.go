@@ -1,0 +1,65 @@
+package spire
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Retry says how a call is repeated that failed because the server was not there
+// (Unavailable) or had too much to do (ResourceExhausted). Other errors are final.
+type Retry struct {
+	// Attempts is how often a call is made at most. Zero is 8; 1 means no retry.
+	Attempts int
+	// Pause is the wait before the second attempt; it doubles each time up to 25
+	// times itself, and is shortened at random by up to a half so that callers spread
+	// out. Zero is 200 ms, which with 8 attempts gives a server about 15 s to return.
+	Pause time.Duration
+
+	// onWait is told of each wait.
+	onWait func(pause time.Duration, err error)
+}
+
+// do calls f until it succeeds, fails for good, or the attempts are used up.
+func (r Retry) do(ctx context.Context, f func() error) error {
+	attempts := cmp.Or(r.Attempts, 8)
+	for n := 1; ; n++ {
+		err := f()
+		if err == nil || !retryable(status.Code(err)) {
+			return err
+		}
+		if n >= attempts {
+			return fmt.Errorf("given up after %d attempts: %w", n, err)
+		}
+		if ctxErr := r.wait(ctx, n, err); ctxErr != nil {
+			return fmt.Errorf("%w; last seen: %w", ctxErr, err)
+		}
+	}
+}
+
+// wait is the pause after the nth attempt, which failed with why.
+func (r Retry) wait(ctx context.Context, n int, why error) error {
+	base := cmp.Or(r.Pause, 200*time.Millisecond)
+	pause := min(base<<min(n-1, 10), 25*base)
+	pause -= rand.N(pause/2 + 1)
+	if r.onWait != nil {
+		r.onWait(pause, why)
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}
+
+func retryable(c codes.Code) bool {
+	return c == codes.Unavailable || c == codes.ResourceExhausted
+}

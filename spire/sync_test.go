@@ -1,0 +1,191 @@
+package spire_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/org/spire-vault-99-action/spire"
+	"github.com/org/spire-vault-99-action/spire/spiretest"
+)
+
+var fast = spire.Retry{Attempts: 4, Pause: time.Microsecond}
+
+func TestSyncOutlivesAnAbsentServer(t *testing.T) {
+	for _, code := range []codes.Code{codes.Unavailable, codes.ResourceExhausted} {
+		server := spiretest.Start(t, td)
+		s := suite{server.Conn()}
+		s.sync(t, entry("/old"), entry("/changed"))
+		changed := entry("/changed")
+		changed.Hint = "h"
+
+		server.Fail(func(method string, call int) error {
+			if call%3 != 0 { // each RPC fails twice, then succeeds
+				return status.Error(code, "not now")
+			}
+			return nil
+		})
+		var waits int
+		r, err := spire.Sync(t.Context(), server.Conn(), []spire.Entry{entry("/new"), changed}, spire.SyncConfig{
+			Owner: "me", Retry: fast, OnEvent: func(e spire.Event) {
+				if e.Kind == spire.EventWaiting {
+					waits++
+				}
+			},
+		})
+		if err != nil {
+			t.Fatalf("%v: %v", code, err)
+		}
+		check(t, "result", counts(r), "1+ 1~ 1- 0= 0!")
+		server.Fail(nil)
+		check(t, "on the server", s.paths(t), "/changed /new")
+		check(t, "waits", waits, 5*2) // two pages, update, create, delete
+	}
+}
+
+func TestSyncGivesUp(t *testing.T) {
+	server := spiretest.Start(t, td)
+	server.Fail(func(method string, call int) error {
+		if method == "BatchCreateEntry" {
+			return status.Error(codes.Unavailable, "gone fishing")
+		}
+		return nil
+	})
+	r, err := spire.Sync(t.Context(), server.Conn(), []spire.Entry{entry("/a")}, spire.SyncConfig{Retry: fast})
+	if status.Code(errors.Unwrap(err)) != codes.Unavailable && !strings.Contains(fmt.Sprint(err), "given up after 4 attempts") {
+		t.Errorf("error = %v, want one that says how often it was tried", err)
+	}
+	check(t, "calls", server.Calls("BatchCreateEntry"), 4)
+	check(t, "failed", r.Count(spire.Failed), 1)
+}
+
+func TestSyncDoesNotRepeatWhatIsFinal(t *testing.T) {
+	server := spiretest.Start(t, td)
+	server.Fail(func(string, int) error { return status.Error(codes.PermissionDenied, "not an admin") })
+	_, err := spire.Sync(t.Context(), server.Conn(), nil, spire.SyncConfig{Retry: fast})
+	if err == nil || !strings.Contains(err.Error(), "nothing changed") || !strings.Contains(err.Error(), "not an admin") {
+		t.Errorf("error = %v", err)
+	}
+	check(t, "calls", server.Calls("ListEntries"), 1)
+}
+
+// lossy is a connection whose first answer to a method is lost on the way back.
+type lossy struct {
+	grpc.ClientConnInterface
+	method string
+	lost   atomic.Bool
+}
+
+func (l *lossy) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	err := l.ClientConnInterface.Invoke(ctx, method, args, reply, opts...)
+	if strings.HasSuffix(method, "/"+l.method) && l.lost.CompareAndSwap(false, true) {
+		return status.Error(codes.Unavailable, "connection reset")
+	}
+	return err
+}
+
+func TestSyncAfterALostAnswer(t *testing.T) {
+	for _, method := range []string{"BatchCreateEntry", "BatchUpdateEntry", "BatchDeleteEntry"} {
+		server := spiretest.Start(t, td)
+		suite{server.Conn()}.sync(t, entry("/old"), entry("/changed"))
+		changed := entry("/changed")
+		changed.Hint = "h"
+		conn := &lossy{ClientConnInterface: server.Conn(), method: method}
+		r, err := spire.Sync(t.Context(), conn, []spire.Entry{entry("/new"), changed}, spire.SyncConfig{Owner: "me", Retry: fast})
+		if err != nil {
+			t.Fatalf("%s: %v", method, err)
+		}
+		check(t, method+" lost once", counts(r), "1+ 1~ 1- 0= 0!")
+		check(t, "lost", conn.lost.Load(), true)
+	}
+}
+
+func TestSyncInterruptedGoesOn(t *testing.T) {
+	server := spiretest.Start(t, td)
+	var want []spire.Entry
+	for i := range 40 {
+		want = append(want, entry(fmt.Sprintf("/w%d", i)))
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	interrupt := errors.New("interrupted")
+	cfg := spire.SyncConfig{Owner: "me", BatchSize: 5, Parallel: 1, Retry: fast, OnEvent: func(e spire.Event) {
+		if e.Kind == spire.EventCreated && e.Done == 10 {
+			cancel(interrupt)
+		}
+	}}
+	r, err := spire.Sync(ctx, server.Conn(), want, cfg)
+	if !errors.Is(err, interrupt) {
+		t.Errorf("error = %v, want the cause of the cancellation", err)
+	}
+	check(t, "created before", r.Count(spire.Created), 10)
+	check(t, "not done", r.Count(spire.NotDone), 30)
+	check(t, "the rest", counts(suite{server.Conn()}.sync(t, want...)), "30+ 0~ 0- 10= 0!")
+}
+
+func TestSyncDeletesLast(t *testing.T) {
+	server := spiretest.Start(t, td)
+	s := suite{server.Conn()}
+	s.sync(t, entry("/a"), entry("/b"))
+	var order []string
+	server.Fail(func(method string, call int) error {
+		if strings.HasPrefix(method, "Batch") {
+			order = append(order, method)
+		}
+		return nil
+	})
+	b := entry("/b")
+	b.Hint = "h"
+	s.sync(t, b, entry("/c"))
+	if want := []string{"BatchUpdateEntry", "BatchCreateEntry", "BatchDeleteEntry"}; !slices.Equal(order, want) {
+		t.Errorf("order = %v, want %v", order, want)
+	}
+}
+
+func TestApplyRefusesPlansAgainstOthers(t *testing.T) {
+	server := spiretest.Start(t, td)
+	s := suite{server.Conn()}
+	s.foreign(t, "", "/a")
+	theirs := s.list(t)[0]
+	for _, plan := range []spire.Plan{
+		{Owner: "me", Delete: []spire.Change{{Have: theirs}}},
+		{Owner: "me", Update: []spire.Change{{Have: theirs, Want: theirs}}},
+	} {
+		if _, err := spire.Apply(t.Context(), server.Conn(), plan, spire.SyncConfig{}); err == nil || !strings.Contains(err.Error(), "not theirs") {
+			t.Errorf("error = %v, want a refusal", err)
+		}
+	}
+	check(t, "on the server", s.paths(t), "/a")
+}
+
+// A page may be larger than gRPC's default limit of 4 MiB for a message, and a batch
+// must not be.
+func TestSyncOfLongEntries(t *testing.T) {
+	server := spiretest.Start(t, td)
+	var want []spire.Entry
+	for i := range 3000 {
+		e := entry(fmt.Sprintf("/w%d", i))
+		e.Hint = strings.Repeat("h", 1024)
+		e.Selectors = append(e.Selectors, spire.Selector{Type: "k8s", Value: "pod-label:long:" + strings.Repeat("v", 1024)})
+		want = append(want, e)
+	}
+	cfg := spire.SyncConfig{PageSize: 3000, BatchSize: 3000}
+	for _, result := range []string{"3000+ 0~ 0- 0= 0!", "0+ 0~ 0- 3000= 0!"} {
+		r, err := spire.Sync(t.Context(), server.Conn(), want, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		check(t, "result", counts(r), result)
+	}
+	if n := server.Calls("BatchCreateEntry"); n < 7 || n > 10 {
+		t.Errorf("%d calls to create about 7 MB, want batches of about 1 MiB", n)
+	}
+}

@@ -1,0 +1,485 @@
+package zerotrust
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/org/spire-vault-99-action/cilium"
+	"github.com/org/spire-vault-99-action/images"
+	"github.com/org/spire-vault-99-action/kindx"
+	"github.com/org/spire-vault-99-action/spire"
+	"github.com/org/spire-vault-99-action/spire/deploy"
+	"github.com/org/spire-vault-99-action/zerotrust/phase"
+)
+
+// settle is how long a check waits for something that follows by itself, such
+// as the operator writing an entry for an identity.
+const settle = 30 * time.Second
+
+// same is nil where what was seen is what was wanted.
+func same(ev phase.Evidence) error {
+	if ev.Got == ev.Want {
+		return nil
+	}
+	return phase.Want(ev.Want, ev.Got)
+}
+
+func (s *Stack) preflightChecks() []phase.Check {
+	return []phase.Check{{
+		Name: "machine", Doc: "The engine answers, and memory, disk, inotify limits and ports suffice.",
+		Hint: "Each failed line says what to do.",
+		Run: func(ctx context.Context) (phase.Evidence, error) {
+			findings, err := kindx.Preflight(ctx, s.preflightConfig())
+			ev := phase.Evidence{Want: "nothing that fails", Source: "kindx.Preflight"}
+			var failed []string
+			for _, f := range findings {
+				ev.Details = append(ev.Details, f.String())
+				if f.Status == kindx.Fail {
+					failed = append(failed, f.String())
+				}
+			}
+			if err != nil {
+				return ev, err
+			}
+			ev.Got = fmt.Sprintf("%d findings, %d fail", len(findings), len(failed))
+			if len(failed) > 0 {
+				return ev, phase.Want(ev.Want, strings.Join(failed, "; "))
+			}
+			return ev, nil
+		},
+	}}
+}
+
+func (s *Stack) imagesChecks() []phase.Check {
+	return []phase.Check{{
+		Name: "resolved", Doc: "Each image is in the cache, whole.",
+		Hint: "Run again without --verify: the images phase gets what is missing.",
+		Run: func(ctx context.Context) (phase.Evidence, error) {
+			ev := phase.Evidence{Want: "a digest for each image", Source: "image cache"}
+			var missing []string
+			for _, ref := range ThirdPartyImages() {
+				img, err := s.cached(ctx, ref)
+				if err != nil {
+					return ev, err
+				}
+				if img == nil {
+					missing = append(missing, ref)
+					continue
+				}
+				digest, err := img.Digest()
+				if err != nil {
+					return ev, err
+				}
+				ev.Details = append(ev.Details, ref+" "+digest.String())
+				phase.Note(ctx, "image "+ref, digest.String())
+			}
+			ev.Got = fmt.Sprintf("%d of %d", len(ev.Details), len(ThirdPartyImages()))
+			if len(missing) > 0 {
+				return ev, phase.Want(ev.Want, "missing: "+strings.Join(missing, ", "))
+			}
+			return ev, nil
+		},
+	}}
+}
+
+func (s *Stack) clusterChecks() []phase.Check {
+	return []phase.Check{
+		{
+			Name: "nodes", Doc: "The cluster has the nodes asked for, and its API server answers.",
+			Hint: "kubectl get nodes -o wide; kubectl describe node NAME",
+			Run: func(ctx context.Context) (phase.Evidence, error) {
+				names, err := s.nodeNames(ctx)
+				want := fmt.Sprintf("%d nodes", s.cfg.Workers+1)
+				ev := phase.Evidence{Want: want, Got: fmt.Sprintf("%d nodes", len(names)), Details: names, Source: "API server"}
+				if err != nil {
+					return ev, err
+				}
+				return ev, same(ev)
+			},
+		},
+		{
+			Name: "images on nodes", Doc: "Each node holds the very images that were resolved.",
+			Hint: "Run again without --verify: the cluster phase loads what is missing.",
+			Run:  s.checkLoaded,
+		},
+	}
+}
+
+// checkLoaded asks each node for the images and compares digests.
+func (s *Stack) checkLoaded(ctx context.Context) (phase.Evidence, error) {
+	ev := phase.Evidence{Want: "each image with its digest on each node", Source: "containerd on each node"}
+	nodes, err := s.nodes(ctx)
+	if err != nil {
+		return ev, err
+	}
+	var want []images.NamedImage
+	for _, ref := range ThirdPartyImages() {
+		if ref == NodeImage {
+			continue
+		}
+		img, err := s.cached(ctx, ref)
+		if err != nil {
+			return ev, err
+		}
+		if img == nil {
+			return ev, fmt.Errorf("image %s is not in the cache, so its digest is not known", ref)
+		}
+		want = append(want, images.NamedImage{Ref: ref, Image: img})
+	}
+	missing, err := images.Missing(ctx, nodes, want, images.LoadConfig{})
+	if err != nil {
+		return ev, err
+	}
+	ev.Got = fmt.Sprintf("%d images on %d nodes, %d missing", len(want), len(nodes), len(missing))
+	if len(missing) > 0 {
+		return ev, phase.Want(ev.Want, fmt.Sprintf("missing: %v", missing))
+	}
+	return ev, nil
+}
+
+func (s *Stack) ciliumChecks() []phase.Check {
+	return []phase.Check{{
+		Name: "rolled out", Doc: "Agents on every node, the operator and Hubble Relay are ready.",
+		Hint: "kubectl -n kube-system get pods; kubectl -n kube-system describe pod NAME",
+		Run: func(ctx context.Context) (phase.Evidence, error) {
+			// Whether the agents reach SPIRE is for 4C: it may not be there yet.
+			return s.ciliumState(ctx, func(n cilium.NodeStatus) bool { return n.State == "Ok" })
+		},
+	}}
+}
+
+// checkCilium wants every agent to be well and to reach SPIRE. Agents look for
+// SPIRE from time to time, so they get a while to find it.
+func (s *Stack) checkCilium(ctx context.Context) (phase.Evidence, error) {
+	var ev phase.Evidence
+	err := s.within(ctx, settle, func() error {
+		var err error
+		ev, err = s.ciliumState(ctx, func(n cilium.NodeStatus) bool { return n.State == "Ok" && n.AuthProvider == "Ok" })
+		return err
+	})
+	return ev, err
+}
+
+// ciliumState compares Cilium's rollouts and what each agent says of itself with
+// what well says is well.
+func (s *Stack) ciliumState(ctx context.Context, well func(cilium.NodeStatus) bool) (phase.Evidence, error) {
+	ev := phase.Evidence{Source: "API server; cilium-dbg status in each agent"}
+	cluster, err := s.rest(ctx)
+	if err != nil {
+		return ev, err
+	}
+	names, err := s.nodeNames(ctx)
+	if err != nil {
+		return ev, err
+	}
+	status, err := cilium.GetStatus(ctx, cluster)
+	if err != nil {
+		return ev, err
+	}
+	ok := 0
+	for _, n := range status.Nodes {
+		ev.Details = append(ev.Details, fmt.Sprintf("%s: %s %s, authentication provider %s %s %s", n.Node, n.State, n.Version, n.AuthProvider, n.Message, n.AuthProviderMessage))
+		if well(n) {
+			ok++
+		}
+	}
+	ready := func(r cilium.Rollout) string { return fmt.Sprintf("%d of %d", r.Ready, r.Desired) }
+	ev.Got = fmt.Sprintf("agents: %s ready, %d well; operator: %s ready; relay: %s ready", ready(status.Agents), ok, ready(status.Operator), ready(status.Relay))
+	ev.Want = fmt.Sprintf("agents: %d of %[1]d ready, %[1]d well; operator: 1 of 1 ready; relay: 1 of 1 ready", len(names))
+	return ev, same(ev)
+}
+
+// within repeats a check that failed until it does not, or the time is up.
+func (s *Stack) within(ctx context.Context, limit time.Duration, check func() error) error {
+	deadline := time.Now().Add(limit)
+	for {
+		err := check()
+		var mismatch *phase.Mismatch
+		if !errors.As(err, &mismatch) || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (s *Stack) spireChecks() []phase.Check {
+	return []phase.Check{
+		{
+			Name: "agents attested", Doc: "Exactly one agent has attested on every node, the control plane too.",
+			Hint: "kubectl -n spire-system logs ds/spire-agent; the server's k8s_psat attestor must allow spire-system:spire-agent.",
+			Run:  s.checkAgents,
+		},
+		{
+			Name: "admin socket apart", Doc: "The admin socket lies in a directory of its own, which workloads do not mount.",
+			Hint: "admin_socket_path of the agent must not lie below the directory of socket_path.",
+			Run:  s.checkSockets,
+		},
+	}
+}
+
+// checkAgents compares the server's attested agents with the cluster's nodes.
+func (s *Stack) checkAgents(ctx context.Context) (phase.Evidence, error) {
+	ev := phase.Evidence{Source: "SPIRE server: ListAgents; API server: nodes"}
+	names, err := s.nodeNames(ctx)
+	if err != nil {
+		return ev, err
+	}
+	ev.Want = "one agent on each of " + strings.Join(names, ", ")
+	conn, err := s.spire(ctx)
+	if err != nil {
+		return ev, err
+	}
+	agents, err := spire.Agents(ctx, conn)
+	if err != nil {
+		return ev, err
+	}
+	live := map[string]int{}
+	for _, a := range agents {
+		node := a.Selector("k8s_psat", "agent_node_name")
+		if a.Banned || a.ExpiresAt.Before(time.Now()) {
+			ev.Details = append(ev.Details, fmt.Sprintf("not counted (banned or expired): %s on %s", a.ID, node))
+			continue
+		}
+		live[node]++
+		ev.Details = append(ev.Details, fmt.Sprintf("%s on %s until %s", a.ID, node, a.ExpiresAt.UTC().Format(time.RFC3339)))
+	}
+	var wrong []string
+	for _, n := range names {
+		if live[n] != 1 {
+			wrong = append(wrong, fmt.Sprintf("%d on %s", live[n], n))
+		}
+		delete(live, n)
+	}
+	for _, n := range slices.Sorted(maps.Keys(live)) {
+		wrong = append(wrong, fmt.Sprintf("%d on %q, which is no node", live[n], n))
+	}
+	if len(wrong) > 0 {
+		ev.Got = strings.Join(wrong, "; ")
+		return ev, phase.Want(ev.Want, ev.Got)
+	}
+	ev.Got = fmt.Sprintf("one on each of %d nodes", len(names))
+	return ev, nil
+}
+
+// checkSockets looks at the sockets on each node.
+func (s *Stack) checkSockets(ctx context.Context) (phase.Evidence, error) {
+	const workload, admin = "/run/spire/sockets", "/run/spire/admin-sockets"
+	ev := phase.Evidence{
+		Want:   "agent.sock alone in " + workload + ", admin.sock in " + admin + ", on each node",
+		Source: "ls on each node",
+	}
+	nodes, err := kindx.Nodes(ctx, s.cfg.Intent.Name)
+	if err != nil {
+		return ev, err
+	}
+	var wrong []string
+	for _, n := range nodes {
+		var out strings.Builder
+		if err := n.Exec(ctx, nil, &out, "find", workload, admin, "-type", "s"); err != nil {
+			return ev, err
+		}
+		found := strings.Fields(out.String())
+		slices.Sort(found)
+		ev.Details = append(ev.Details, n.Name()+": "+strings.Join(found, " "))
+		if !slices.Equal(found, []string{admin + "/admin.sock", workload + "/agent.sock"}) {
+			wrong = append(wrong, fmt.Sprintf("%s: %v", n.Name(), found))
+		}
+	}
+	ev.Got = fmt.Sprintf("so on %d of %d nodes", len(nodes)-len(wrong), len(nodes))
+	if len(wrong) > 0 || len(nodes) == 0 {
+		return ev, phase.Want(ev.Want, ev.Got+": "+strings.Join(wrong, "; "))
+	}
+	return ev, nil
+}
+
+func (s *Stack) identitiesChecks() []phase.Check {
+	return []phase.Check{{
+		Name: "entries registered", Doc: "The server holds exactly the derived entries; a sync would change nothing.",
+		Hint: "Run again without --verify: the identities phase puts it right.",
+		Run: func(ctx context.Context) (phase.Evidence, error) {
+			ev := phase.Evidence{Want: "nothing to create, update or delete", Source: "SPIRE server: ListEntries"}
+			want, err := Entries(s.cfg.Intent)
+			if err != nil {
+				return ev, err
+			}
+			conn, err := s.spire(ctx)
+			if err != nil {
+				return ev, err
+			}
+			cfg := s.syncConfig()
+			cfg.DryRun = true
+			result, err := spire.Sync(ctx, conn, want, cfg)
+			if err != nil {
+				return ev, err
+			}
+			for _, e := range want {
+				ev.Details = append(ev.Details, e.String())
+			}
+			ev.Got = result.Plan.Summary()
+			if !result.Plan.Empty() {
+				return ev, phase.Want(ev.Want, result.Plan.String())
+			}
+			return ev, nil
+		},
+	}}
+}
+
+func (s *Stack) appsChecks() []phase.Check {
+	var all []phase.Check
+	for _, w := range s.cfg.Intent.Workloads {
+		all = append(all, phase.Check{
+			Name: "workload " + w.Name, Doc: "Its pods are ready.",
+			Hint: fmt.Sprintf("kubectl -n %s describe pod -l app=%s", w.Namespace, w.Name),
+			Run: func(ctx context.Context) (phase.Evidence, error) {
+				ev := phase.Evidence{Want: fmt.Sprintf("%d ready pods", max(1, w.Replicas)), Source: "API server"}
+				client, err := s.kube(ctx)
+				if err != nil {
+					return ev, err
+				}
+				pods, err := client.ReadyPods(ctx, w.Namespace, "app="+w.Name)
+				if err != nil {
+					return ev, err
+				}
+				for _, p := range pods {
+					for _, c := range p.Status.ContainerStatuses {
+						ev.Details = append(ev.Details, fmt.Sprintf("%s on %s runs %s (%s)", p.Name, p.Spec.NodeName, c.Image, c.ImageID))
+					}
+				}
+				ev.Got = fmt.Sprintf("%d ready pods", len(pods))
+				return ev, same(ev)
+			},
+		})
+	}
+	return all
+}
+
+func (s *Stack) checks4C() []phase.Check {
+	return []phase.Check{
+		{
+			Name: "agents attested on every node", Doc: "Exactly one agent has attested on every node, the control plane too.",
+			Hint: "kubectl -n spire-system logs ds/spire-agent",
+			Run:  s.checkAgents,
+		},
+		{
+			Name: "admin socket apart", Doc: "The admin socket lies in a directory of its own, which workloads do not mount.",
+			Hint: "admin_socket_path of the agent must not lie below the directory of socket_path.",
+			Run:  s.checkSockets,
+		},
+		{
+			Name: "entries delivered", Doc: "A new entry reaches the agent of every node and its SVID is handed out there; so everything registered before it is there too.",
+			Hint: "kubectl -n spire-system logs ds/spire-agent; is the node alias the parent of every entry?",
+			Run:  s.checkDelivered,
+		},
+		{
+			Name: "cilium healthy", Doc: "Agents, operator and Relay are ready; every agent reaches SPIRE.",
+			Hint: "kubectl -n kube-system logs ds/cilium -c cilium-agent | grep -i spire",
+			Run:  s.checkCilium,
+		},
+		{
+			Name: "identities registered", Doc: "The /identity entries that Cilium's operator keeps are exactly the cluster's security identities.",
+			Hint: "kubectl -n kube-system logs deploy/cilium-operator | grep -i 'Upsert identity'; after a loss of SPIRE's data, restart the operator.",
+			Run:  s.checkIdentityEntries,
+		},
+		{
+			Name: "fresh handshake", Doc: "With the auth maps flushed, an authenticated edge makes a new handshake, seen in the map of the enforcing node.",
+			Hint: "kubectl -n kube-system logs ds/cilium -c cilium-agent | grep -i authenticat",
+			Run:  s.checkHandshake,
+		},
+	}
+}
+
+func (s *Stack) checkDelivered(ctx context.Context) (phase.Evidence, error) {
+	ev := phase.Evidence{Want: "an SVID of a new entry on each node", Source: "spire-agent api fetch in a pod of each node"}
+	cluster, err := s.rest(ctx)
+	if err != nil {
+		return ev, err
+	}
+	delivered, err := deploy.WaitUsable(ctx, cluster, s.spireConfig())
+	if err != nil {
+		return ev, err
+	}
+	names, err := s.nodeNames(ctx)
+	if err != nil {
+		return ev, err
+	}
+	ev.Want = fmt.Sprintf("an SVID of a new entry on %d nodes", len(names))
+	for _, n := range delivered.Nodes {
+		ev.Details = append(ev.Details, fmt.Sprintf("%s after %s", n.Node, n.After.Round(time.Millisecond)))
+	}
+	ev.Got = fmt.Sprintf("an SVID of a new entry on %d nodes", len(delivered.Nodes))
+	return ev, same(ev)
+}
+
+// checkIdentityEntries compares the entries below /identity/ with the
+// CiliumIdentities, until they agree or settle has passed.
+func (s *Stack) checkIdentityEntries(ctx context.Context) (phase.Evidence, error) {
+	ev := phase.Evidence{Want: "the same set", Source: "SPIRE server: ListEntries; API server: ciliumidentities"}
+	cluster, err := s.rest(ctx)
+	if err != nil {
+		return ev, err
+	}
+	conn, err := s.spire(ctx)
+	if err != nil {
+		return ev, err
+	}
+	err = s.within(ctx, settle, func() error {
+		entries, err := spire.List(ctx, conn, spire.ListConfig{ParentID: spire.CiliumOperatorID(s.td)})
+		if err != nil {
+			return err
+		}
+		identities, err := cilium.Identities(ctx, cluster)
+		if err != nil {
+			return err
+		}
+		registered, known := map[string]bool{}, map[string]bool{}
+		for _, e := range entries {
+			registered[strings.TrimPrefix(e.SPIFFEID.Path(), "/identity/")] = true
+		}
+		ev.Details = nil
+		for _, id := range identities {
+			n := fmt.Sprint(id.ID)
+			known[n] = true
+			ev.Details = append(ev.Details, fmt.Sprintf("%s %s/%s registered: %t", n, id.Namespace, id.ServiceAccount, registered[n]))
+		}
+		ev.Got = fmt.Sprintf("%d entries, %d identities", len(registered), len(known))
+		if !maps.Equal(registered, known) || len(known) == 0 {
+			return phase.Want(ev.Want, fmt.Sprintf("entries %v, identities %v", slices.Sorted(maps.Keys(registered)), slices.Sorted(maps.Keys(known))))
+		}
+		return nil
+	})
+	return ev, err
+}
+
+// checkHandshake flushes every auth map, uses each authenticated edge once, and
+// looks for the pair in the map of the node that enforces it.
+func (s *Stack) checkHandshake(ctx context.Context) (phase.Evidence, error) {
+	ev := phase.Evidence{Want: "no entry after the flush, one by SPIRE after the first connection", Source: "cilium-dbg bpf auth list on each node"}
+	cluster, err := s.rest(ctx)
+	if err != nil {
+		return ev, err
+	}
+	var edges int
+	for _, cell := range Matrix(s.cfg.Intent) {
+		if !cell.Authenticated {
+			continue
+		}
+		edges++
+		if err := s.proveHandshake(ctx, cell, &ev, cluster); err != nil {
+			return ev, err
+		}
+	}
+	if edges == 0 {
+		return ev, errors.New("the intent has no authenticated edge, so no handshake can be seen")
+	}
+	ev.Got = fmt.Sprintf("so for %d authenticated edges", edges)
+	return ev, nil
+}

@@ -1,0 +1,305 @@
+package zerotrust
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/org/spire-vault-99-action/cilium"
+	"github.com/org/spire-vault-99-action/zerotrust/phase"
+)
+
+// Cell is one combination of workload and port that the matrix tries.
+type Cell struct {
+	From, To string
+	Port     int
+	Allowed  bool
+	// Authenticated says that the allowing edge asks for authentication.
+	Authenticated bool
+}
+
+func (c Cell) String() string { return fmt.Sprintf("%s → %s:%d", c.From, c.To, c.Port) }
+
+// Matrix is every workload against every port of every other workload.
+func Matrix(in Intent) []Cell {
+	var all []Cell
+	for _, from := range in.Workloads {
+		for _, to := range in.Workloads {
+			if from.Name == to.Name {
+				continue
+			}
+			for _, port := range to.Ports {
+				edge, allowed := in.Edge(from.Name, to.Name, port)
+				all = append(all, Cell{From: from.Name, To: to.Name, Port: port, Allowed: allowed, Authenticated: edge.Authenticated})
+			}
+		}
+	}
+	return all
+}
+
+// How long a probe tries, how often an allowed one is repeated while policies
+// and identities reach the nodes, and how long Hubble may take to tell.
+const (
+	probeTimeout   = 4 * time.Second
+	allowedTries   = 5
+	hubblePatience = 15 * time.Second
+)
+
+func (s *Stack) checks4D() []phase.Check {
+	log := &flowLog{stack: s}
+	s.atClose(log.close)
+	var all []phase.Check
+	for _, cell := range Matrix(s.cfg.Intent) {
+		c := phase.Check{Name: "edge " + cell.String()}
+		if cell.Allowed {
+			c.Doc = "The intent allows this edge: the probe gets through, and Hubble saw it forwarded."
+			c.Hint = "See the policies of both workloads (kubectl get cnp -A) and, for an authenticated edge, that both identities have an entry."
+			c.Run = func(ctx context.Context) (phase.Evidence, error) { return s.proveAllowed(ctx, log, cell) }
+		} else {
+			c.Doc = "The intent does not allow this edge: the probe gets nothing, and Hubble saw it dropped by policy."
+			c.Hint = "Something lets this traffic through that the intent does not name: look for other policies (kubectl get cnp,ccnp,netpol -A) and at the enforcement mode of Cilium."
+			c.Run = func(ctx context.Context) (phase.Evidence, error) { return s.proveDenied(ctx, log, cell) }
+		}
+		all = append(all, c)
+	}
+	return all
+}
+
+// probeResult is what `workload probe` prints.
+type probeResult struct {
+	Address   string
+	LocalPort int
+	Connected bool
+	Answer    string
+	Error     string
+	Kind      string
+	Seconds   float64
+}
+
+func (r probeResult) String() string {
+	if r.Connected && r.Error == "" {
+		return fmt.Sprintf("connected to %s in %.3f s: %q", r.Address, r.Seconds, r.Answer)
+	}
+	return fmt.Sprintf("%s after %.1f s: %s", r.Kind, r.Seconds, r.Error)
+}
+
+// probe tries the cell from inside a pod of the source workload.
+func (s *Stack) probe(ctx context.Context, cell Cell) (corev1.Pod, probeResult, error) {
+	client, err := s.kube(ctx)
+	if err != nil {
+		return corev1.Pod{}, probeResult{}, err
+	}
+	from, _ := s.cfg.Intent.Workload(cell.From)
+	to, _ := s.cfg.Intent.Workload(cell.To)
+	pods, err := client.ReadyPods(ctx, from.Namespace, "app="+from.Name)
+	if err != nil {
+		return corev1.Pod{}, probeResult{}, err
+	}
+	if len(pods) == 0 {
+		return corev1.Pod{}, probeResult{}, fmt.Errorf("workload %s has no ready pod to probe from", from.Name)
+	}
+	out, err := client.ExecOutput(ctx, from.Namespace, pods[0].Name, from.Name,
+		"/app/"+path.Base(from.Package), "probe", "-timeout", probeTimeout.String(), fmt.Sprintf("%s:%d", to.Host(), cell.Port))
+	if err != nil {
+		return pods[0], probeResult{}, fmt.Errorf("probing %s from pod %s: %w", cell, pods[0].Name, err)
+	}
+	var r probeResult
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		return pods[0], probeResult{}, fmt.Errorf("probing %s from pod %s: reading %q: %w", cell, pods[0].Name, out, err)
+	}
+	return pods[0], r, nil
+}
+
+// proveAllowed wants the probe to connect and Hubble to have seen it forwarded
+// (and authenticated, where the edge asks for it).
+func (s *Stack) proveAllowed(ctx context.Context, log *flowLog, cell Cell) (phase.Evidence, error) {
+	ev := phase.Evidence{Want: "connected, and forwarded by Hubble's account", Source: "probe in the pod; Hubble Relay"}
+	if cell.Authenticated {
+		ev.Want = "connected, and forwarded by Hubble's account after authentication by SPIRE"
+	}
+	if err := log.open(ctx); err != nil {
+		return ev, err
+	}
+	var pod corev1.Pod
+	var r probeResult
+	var err error
+	for try := 1; try <= allowedTries; try++ {
+		if pod, r, err = s.probe(ctx, cell); err != nil {
+			return ev, err
+		}
+		ev.Details = append(ev.Details, fmt.Sprintf("try %d from pod %s: %s", try, pod.Name, r))
+		if r.Connected {
+			break
+		}
+	}
+	ev.Got = r.String()
+	if r.Kind == "name" {
+		return ev, fmt.Errorf("the name could not be looked up, so nothing is known of the edge: %s", r.Error)
+	}
+	if !r.Connected {
+		if f, seen := log.find(ctx, time.Second, func(f cilium.Flow) bool { return sameAttempt(f, pod, r, cell) && f.Verdict == "DROPPED" }); seen {
+			ev.Details = append(ev.Details, f.String())
+			ev.Got = "dropped: " + f.DropReason
+		}
+		return ev, phase.Want(ev.Want, ev.Got)
+	}
+	f, seen := log.find(ctx, hubblePatience, func(f cilium.Flow) bool {
+		return sameAttempt(f, pod, r, cell) && f.Verdict == "FORWARDED" && (!cell.Authenticated || f.AuthType == "SPIRE")
+	})
+	if !seen {
+		return ev, errors.Join(fmt.Errorf("the probe connected, but Hubble told of no forwarded flow from %s port %d to port %d (authenticated: %t) within %s",
+			pod.Name, r.LocalPort, cell.Port, cell.Authenticated, hubblePatience), log.complete())
+	}
+	ev.Got = "connected; " + f.String()
+	return ev, nil
+}
+
+// proveDenied wants the probe to get nothing and Hubble to name policy as the
+// reason. A timeout alone proves nothing.
+func (s *Stack) proveDenied(ctx context.Context, log *flowLog, cell Cell) (phase.Evidence, error) {
+	ev := phase.Evidence{Want: "dropped by policy, by Hubble's account", Source: "probe in the pod; Hubble Relay"}
+	if err := log.open(ctx); err != nil {
+		return ev, err
+	}
+	pod, r, err := s.probe(ctx, cell)
+	if err != nil {
+		return ev, err
+	}
+	ev.Got = r.String()
+	ev.Details = append(ev.Details, fmt.Sprintf("from pod %s: %s", pod.Name, r))
+	switch {
+	case r.Kind == "name":
+		return ev, fmt.Errorf("the name could not be looked up, so nothing is known of the edge: %s", r.Error)
+	case r.Connected, r.Kind == "refused":
+		return ev, phase.Want(ev.Want, "it got through: "+r.String())
+	}
+	f, seen := log.find(ctx, hubblePatience, func(f cilium.Flow) bool { return sameAttempt(f, pod, r, cell) && f.Verdict == "DROPPED" })
+	if !seen {
+		return ev, errors.Join(fmt.Errorf("the probe got no answer, but Hubble told of no drop from %s port %d to port %d within %s",
+			pod.Name, r.LocalPort, cell.Port, hubblePatience), log.complete())
+	}
+	ev.Got = f.DropReason + "; " + f.String()
+	if !slices.Contains([]string{"POLICY_DENIED", "POLICY_DENY"}, f.DropReason) {
+		return ev, fmt.Errorf("the probe was dropped, but for another reason than policy: %s", f.DropReason)
+	}
+	return ev, nil
+}
+
+// sameAttempt says whether the flow is of this very probe: its pod, its port, its
+// target port.
+func sameAttempt(f cilium.Flow, pod corev1.Pod, r probeResult, cell Cell) bool {
+	return f.Source.Namespace == pod.Namespace && f.Source.Pod == pod.Name &&
+		int(f.Source.Port) == r.LocalPort && int(f.Destination.Port) == cell.Port
+}
+
+// flowLog hears Hubble from its first use on and keeps what it heard.
+type flowLog struct {
+	stack *Stack
+
+	mu     sync.Mutex
+	stream *cilium.FlowStream
+	flows  []cilium.Flow
+	heard  chan struct{} // closed and replaced when a flow arrives
+	err    error
+	ended  bool
+}
+
+// open starts to listen, once; it returns when every node is being heard.
+func (l *flowLog) open(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stream != nil && !l.ended {
+		return nil
+	}
+	cluster, err := l.stack.rest(ctx)
+	if err != nil {
+		return err
+	}
+	var filter cilium.FlowFilter
+	if ns := l.stack.cfg.Intent.Namespaces(); len(ns) == 1 {
+		filter.From.Namespace = ns[0]
+	}
+	// The stream outlives the check that happens to open it.
+	stream, err := cilium.OpenFlows(context.WithoutCancel(ctx), cluster, filter)
+	if err != nil {
+		return err
+	}
+	l.stream, l.heard, l.ended = stream, make(chan struct{}), false
+	go l.listen(stream)
+	return nil
+}
+
+func (l *flowLog) listen(stream *cilium.FlowStream) {
+	for {
+		f, err := stream.Next(context.Background())
+		l.mu.Lock()
+		if err != nil {
+			l.err, l.ended = err, true
+		} else {
+			l.flows = append(l.flows, f)
+		}
+		close(l.heard)
+		l.heard = make(chan struct{})
+		l.mu.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// find waits for a flow, heard before or still to come.
+func (l *flowLog) find(ctx context.Context, patience time.Duration, match func(cilium.Flow) bool) (cilium.Flow, bool) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		l.mu.Lock()
+		i := slices.IndexFunc(l.flows, match)
+		heard, ended := l.heard, l.ended
+		var f cilium.Flow
+		if i >= 0 {
+			f = l.flows[i]
+		}
+		l.mu.Unlock()
+		if i >= 0 {
+			return f, true
+		}
+		if ended {
+			return f, false
+		}
+		select {
+		case <-heard:
+		case <-ctx.Done():
+			return f, false
+		}
+	}
+}
+
+// complete says whether anything may have been missed.
+func (l *flowLog) complete() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		return fmt.Errorf("Hubble's stream ended: %w", l.err)
+	}
+	return l.stream.Complete()
+}
+
+func (l *flowLog) close() error {
+	l.mu.Lock()
+	stream := l.stream
+	l.mu.Unlock()
+	if stream == nil {
+		return nil
+	}
+	return stream.Close()
+}
+
+var _ = strings.TrimSpace

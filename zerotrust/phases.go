@@ -1,0 +1,330 @@
+package zerotrust
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/org/spire-vault-99-action/cilium"
+	"github.com/org/spire-vault-99-action/images"
+	"github.com/org/spire-vault-99-action/images/fromsource"
+	"github.com/org/spire-vault-99-action/kindx"
+	"github.com/org/spire-vault-99-action/spire"
+	"github.com/org/spire-vault-99-action/spire/deploy"
+	"github.com/org/spire-vault-99-action/zerotrust/phase"
+)
+
+// imagesTimeout is enough to build every image from source on a small machine.
+const imagesTimeout = 75 * time.Minute
+
+// Phases are the standard phases, in an order that their needs allow.
+func (s *Stack) Phases() []*phase.Phase {
+	preflight := &phase.Phase{
+		Name: "preflight", Doc: "The machine has a container engine and room for the cluster.",
+		Apply: s.applyPreflight, Checks: s.preflightChecks(),
+	}
+	imagesPhase := &phase.Phase{
+		Name: "images", Doc: "Every image is at hand: from the cache, a registry or source.",
+		Needs: []*phase.Phase{preflight}, Apply: s.applyImages, Checks: s.imagesChecks(), Timeout: imagesTimeout,
+	}
+	cluster := &phase.Phase{
+		Name: "cluster", Doc: "A kind cluster runs, and its nodes hold the images.",
+		Needs: []*phase.Phase{imagesPhase}, Apply: s.applyCluster, Checks: s.clusterChecks(),
+	}
+	ciliumPhase := &phase.Phase{
+		Name: "cilium", Doc: "Cilium is the network, with SPIRE as its authentication provider.",
+		Needs: []*phase.Phase{cluster}, Apply: s.applyCilium, Checks: s.ciliumChecks(),
+	}
+	spirePhase := &phase.Phase{
+		Name: "spire", Doc: "A SPIRE server runs, and an agent on every node.",
+		Needs: []*phase.Phase{cluster}, Apply: s.applySPIRE, Checks: s.spireChecks(),
+	}
+	identities := &phase.Phase{
+		Name: "identities", Doc: "Every workload is registered, and its SVID can be had on every node.",
+		Needs: []*phase.Phase{spirePhase}, Apply: s.applyIdentities, Checks: s.identitiesChecks(),
+	}
+	apps := &phase.Phase{
+		Name: "apps", Doc: "The workloads run, guarded by the derived policies.",
+		Needs: []*phase.Phase{ciliumPhase}, Apply: s.applyApps, Checks: s.appsChecks(),
+	}
+	c4 := &phase.Phase{
+		Name: "4C-cilium-spiffe", Doc: "Cilium authenticates with identities that SPIRE issues, on every node.",
+		Needs: []*phase.Phase{identities, apps}, Checks: s.checks4C(),
+	}
+	d4 := &phase.Phase{
+		Name: "4D-network-policies", Doc: "Every allowed edge connects; every other one is dropped, for the right reason.",
+		Needs: []*phase.Phase{c4}, Checks: s.checks4D(),
+	}
+	return []*phase.Phase{preflight, imagesPhase, cluster, ciliumPhase, spirePhase, identities, apps, c4, d4}
+}
+
+// preflight
+
+func (s *Stack) applyPreflight(ctx context.Context) error {
+	_, err := kindx.EnsureEngine(ctx, kindx.EngineConfig{
+		StateDir: filepath.Join(s.cfg.Dir, "engine"),
+		OnEvent:  func(e kindx.Event) { phase.Progress(ctx, "%s", e) },
+	})
+	return err
+}
+
+// images
+
+func (s *Stack) applyImages(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.buildApps(ctx) })
+	group.Go(func() error {
+		if err := s.resolveAll(ctx); err != nil {
+			return err
+		}
+		node, _ := s.resolved(NodeImage)
+		return images.LoadEngine(ctx, images.NamedImage{Ref: NodeImage, Image: node}, images.LoadConfig{
+			OnEvent: func(e images.Event) { phase.Progress(ctx, "%s", e) },
+		})
+	})
+	if err := group.Wait(); err != nil {
+		return err // what is built so far stays for the next run
+	}
+	if s.builder != nil {
+		return s.builder.Close()
+	}
+	return nil
+}
+
+// resolveAll finds the third-party images: built before, in the cache, in a
+// registry, or built now, all of the missing ones in one go.
+func (s *Stack) resolveAll(ctx context.Context) error {
+	var build []string
+	for _, ref := range ThirdPartyImages() {
+		img, found, err := s.resolve(ctx, ref)
+		if err != nil {
+			return err
+		}
+		if found {
+			s.keep(ref, img)
+			continue
+		}
+		build = append(build, ref)
+	}
+	if len(build) == 0 {
+		return nil
+	}
+	phase.Progress(ctx, "building %d images from source: %s", len(build), strings.Join(build, ", "))
+	if err := kindx.InstallPackages(ctx, fromsource.HostPackages()...); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.say = func(e fromsource.Event) { phase.Progress(ctx, "%s", e) }
+	s.mu.Unlock()
+	built, err := s.builder.Images(ctx, build...)
+	for ref, img := range built {
+		s.keep(ref, img)
+	}
+	return err
+}
+
+// resolve finds an image without building it; false means that it can only be
+// built.
+func (s *Stack) resolve(ctx context.Context, ref string) (v1.Image, bool, error) {
+	if s.builder != nil {
+		img, cached, err := s.builder.Cached(ref)
+		if err != nil || cached {
+			return img, cached, err
+		}
+		if s.cfg.Images == images.SourceFromSource {
+			return nil, false, nil
+		}
+	}
+	r, err := images.Resolve(ctx, ref, images.ResolveConfig{
+		Source: images.SourceRegistry, Cache: s.cache, Mirrors: s.cfg.Mirrors,
+		OnEvent: func(e images.Event) { phase.Progress(ctx, "%s", e) },
+	})
+	switch {
+	case err == nil:
+		return r.Image, true, nil
+	case s.cfg.Images == images.SourceRegistry || ctx.Err() != nil:
+		return nil, false, err
+	}
+	phase.Progress(ctx, "%s is to be had from no registry (%v): it will be built from source", ref, err)
+	return nil, false, nil
+}
+
+// buildApps builds the image of each package that a workload names.
+func (s *Stack) buildApps(ctx context.Context) error {
+	tag, err := images.Tag(ctx, s.cfg.SourceDir)
+	if err != nil {
+		return err
+	}
+	built := map[string]string{}
+	for _, w := range s.cfg.Intent.Workloads {
+		ref, done := built[w.Package]
+		if !done {
+			ref = appRepository(s.cfg.Intent, w.Package) + ":" + tag
+			img, err := images.Build(ctx, images.BuildConfig{
+				Dir: s.cfg.SourceDir, Package: w.Package, Ref: ref, Tag: tag, Version: tag, Cache: s.cache,
+			})
+			if err != nil {
+				return err
+			}
+			s.keep(ref, img)
+			built[w.Package] = ref
+		}
+		s.mu.Lock()
+		s.apps[w.Name] = ref
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// appRepository is where the image of a package is called to be; it is loaded
+// into the nodes and never pulled, so the host need not exist.
+func appRepository(in Intent, pkg string) string {
+	return "zerotrust.local/" + in.Name + "/" + path.Base(pkg)
+}
+
+// cluster
+
+func (s *Stack) clusterConfig(ctx context.Context) kindx.Config {
+	cfg := kindx.Config{
+		Name: s.cfg.Intent.Name, Image: NodeImage, Workers: s.cfg.Workers,
+		DisableDefaultCNI: true, KubeProxyMode: "none",
+		Kubeconfig: s.cfg.Kubeconfig, Recreate: s.cfg.Recreate,
+		StateDir: filepath.Join(s.cfg.Dir, "clusters"),
+		OnEvent:  func(e kindx.Event) { phase.Progress(ctx, "%s", e) },
+	}
+	return cfg
+}
+
+func (s *Stack) applyCluster(ctx context.Context) error {
+	if _, err := kindx.Ensure(ctx, s.clusterConfig(ctx)); err != nil {
+		return err
+	}
+	_, err := s.load(ctx)
+	return err
+}
+
+// load puts every image but the node's own into the nodes.
+func (s *Stack) load(ctx context.Context) (images.LoadResult, error) {
+	nodes, err := s.nodes(ctx)
+	if err != nil {
+		return images.LoadResult{}, err
+	}
+	var all []images.NamedImage
+	for _, ref := range s.nodeImages() {
+		img, ok := s.resolved(ref)
+		if !ok {
+			return images.LoadResult{}, fmt.Errorf("image %s was not resolved: run the images phase first", ref)
+		}
+		all = append(all, images.NamedImage{Ref: ref, Image: img})
+	}
+	return images.Load(ctx, nodes, all, images.LoadConfig{OnEvent: func(e images.Event) { phase.Progress(ctx, "%s", e) }})
+}
+
+func (s *Stack) nodes(ctx context.Context) ([]images.Node, error) {
+	found, err := kindx.Nodes(ctx, s.cfg.Intent.Name)
+	if err != nil {
+		return nil, err
+	}
+	var all []images.Node
+	for _, n := range found {
+		all = append(all, n)
+	}
+	return all, nil
+}
+
+// nodeImages are the references of the images that the nodes run, sorted.
+func (s *Stack) nodeImages() []string {
+	refs := slices.DeleteFunc(ThirdPartyImages(), func(ref string) bool { return ref == NodeImage })
+	for _, ref := range s.appImages() {
+		refs = append(refs, ref)
+	}
+	slices.Sort(refs)
+	return slices.Compact(refs)
+}
+
+// cilium
+
+func (s *Stack) applyCilium(ctx context.Context) error {
+	cluster, err := s.rest(ctx)
+	if err != nil {
+		return err
+	}
+	cfg := s.ciliumConfig()
+	cfg.OnEvent = func(e cilium.Event) { phase.Progress(ctx, "%s", e) }
+	_, err = cilium.Install(ctx, cluster, cfg)
+	return err
+}
+
+// spire and identities
+
+func (s *Stack) applySPIRE(ctx context.Context) error {
+	cluster, err := s.rest(ctx)
+	if err != nil {
+		return err
+	}
+	cfg := s.spireConfig()
+	cfg.OnEvent = func(e deploy.Event) { phase.Progress(ctx, "%s", e) }
+	_, err = deploy.Install(ctx, cluster, cfg)
+	return err
+}
+
+func (s *Stack) applyIdentities(ctx context.Context) error {
+	want, err := Entries(s.cfg.Intent)
+	if err != nil {
+		return err
+	}
+	conn, err := s.spire(ctx)
+	if err != nil {
+		return err
+	}
+	result, err := spire.Sync(ctx, conn, want, s.syncConfig())
+	if err != nil {
+		return err
+	}
+	phase.Progress(ctx, "%v", result)
+	cluster, err := s.rest(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := deploy.WaitUsable(ctx, cluster, s.spireConfig()); err != nil {
+		return err
+	}
+	return deploy.WaitOIDC(ctx, cluster, s.spireConfig())
+}
+
+func (s *Stack) syncConfig() spire.SyncConfig { return spire.SyncConfig{Owner: Owner} }
+
+// apps
+
+func (s *Stack) applyApps(ctx context.Context) error {
+	client, err := s.kube(ctx)
+	if err != nil {
+		return err
+	}
+	manifests, err := Manifests(s.cfg.Intent, s.appImages())
+	if err != nil {
+		return err
+	}
+	policies, err := Policies(s.cfg.Intent)
+	if err != nil {
+		return err
+	}
+	if err := client.Apply(ctx, Owner, manifests); err != nil {
+		return err
+	}
+	if err := client.Apply(ctx, Owner, policies); err != nil {
+		return err
+	}
+	var group errgroup.Group
+	for _, w := range s.cfg.Intent.Workloads {
+		group.Go(func() error { return client.WaitRollout(ctx, "Deployment", w.Namespace, w.Name) })
+	}
+	return group.Wait()
+}

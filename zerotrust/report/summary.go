@@ -1,0 +1,125 @@
+package report
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/org/spire-vault-99-action/zerotrust/phase"
+)
+
+// Summary writes a table of the phases, then what did not pass with its evidence and
+// what to do, then one line with the verdict.
+func Summary(w io.Writer, r phase.Report) error {
+	var b bytes.Buffer
+	table(&b, r)
+	for _, p := range r.Phases {
+		trouble(&b, p)
+	}
+	metadata(&b, r)
+	fmt.Fprintf(&b, "\n%s\n", verdict(r))
+	if _, err := w.Write(b.Bytes()); err != nil {
+		return fmt.Errorf("report: write the summary: %w", err)
+	}
+	return nil
+}
+
+func table(b *bytes.Buffer, r phase.Report) {
+	var rows bytes.Buffer
+	t := tabwriter.NewWriter(&rows, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(t, " \tPHASE\tSTATUS\tTIME\tAPPLY\tCHECKS")
+	for _, p := range r.Phases {
+		passed := 0
+		for _, c := range p.Checks {
+			if c.Status == phase.Passed {
+				passed++
+			}
+		}
+		took, apply := "", ""
+		if !p.Started.IsZero() {
+			took = short(p.Duration)
+		}
+		if p.Apply > 0 {
+			apply = short(p.Apply)
+		}
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d of %d\n", mark(p.Status), printable(p.Name), word(p.Status), took, apply, passed, len(p.Checks))
+	}
+	_ = t.Flush() // a buffer takes everything
+	for line := range strings.Lines(rows.String()) {
+		b.WriteString(strings.TrimRight(line, " \n") + "\n")
+	}
+}
+
+// trouble tells all that did not pass in a phase.
+func trouble(b *bytes.Buffer, p phase.Result) {
+	if p.Status == phase.Passed {
+		return
+	}
+	fmt.Fprintf(b, "\n%s %s: %s", mark(p.Status), printable(p.Name), word(p.Status))
+	if p.Err != nil {
+		fmt.Fprintf(b, ": %s", printable(p.Err.Error()))
+	}
+	b.WriteString("\n")
+	for _, c := range p.Checks {
+		// A check that was not asked has nothing to tell beyond its phase's line.
+		if c.Status == phase.Passed || c.Started.IsZero() {
+			continue
+		}
+		e := c.Evidence
+		fmt.Fprintf(b, "  %s %s: %s", mark(c.Status), printable(c.Name), word(c.Status))
+		if why := text(c.Err); why != phase.Want(e.Want, e.Got).Error() { // which the next lines tell
+			fmt.Fprintf(b, ": %s", printable(why))
+		}
+		b.WriteString("\n")
+		for _, line := range [][2]string{{"want", e.Want}, {"got", e.Got}, {"seen in", e.Source}, {"hint", c.Hint}} {
+			if line[1] != "" {
+				fmt.Fprintf(b, "      %-8s %s\n", line[0]+":", printable(line[1]))
+			}
+		}
+		for _, d := range e.Details {
+			fmt.Fprintf(b, "      | %s\n", printable(d))
+		}
+	}
+}
+
+func metadata(b *bytes.Buffer, r phase.Report) {
+	if len(r.Metadata) == 0 {
+		return
+	}
+	b.WriteString("\n")
+	for _, k := range slices.Sorted(maps.Keys(r.Metadata)) {
+		fmt.Fprintf(b, "%s: %s\n", printable(k), printable(r.Metadata[k]))
+	}
+}
+
+func verdict(r phase.Report) string {
+	counts := map[phase.Status]int{}
+	checks, passed := 0, 0
+	for _, p := range r.Phases {
+		counts[p.Status]++
+		for _, c := range p.Checks {
+			checks++
+			if c.Status == phase.Passed {
+				passed++
+			}
+		}
+	}
+	took := short(r.Ended.Sub(r.Started))
+	if r.OK() {
+		return fmt.Sprintf("PROVEN: all %d checks of %d phases passed in %s.", checks, len(r.Phases), took)
+	}
+	var parts []string
+	for _, s := range []phase.Status{phase.Passed, phase.Failed, phase.Unknown, phase.Cancelled, phase.Skipped} {
+		if counts[s] > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", counts[s], word(s)))
+		}
+	}
+	if len(parts) == 0 {
+		parts = []string{"nothing was run"}
+	}
+	return fmt.Sprintf("NOT PROVEN: %d of %d checks passed in %s; phases: %s.", passed, checks, took, strings.Join(parts, ", "))
+}

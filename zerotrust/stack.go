@@ -1,0 +1,244 @@
+package zerotrust
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"k8s.io/client-go/rest"
+
+	"github.com/org/spire-vault-99-action/cilium"
+	"github.com/org/spire-vault-99-action/images"
+	"github.com/org/spire-vault-99-action/images/fromsource"
+	"github.com/org/spire-vault-99-action/internal/kube"
+	"github.com/org/spire-vault-99-action/kindx"
+	"github.com/org/spire-vault-99-action/spire/deploy"
+)
+
+// Owner marks what this module made: objects' managed-by label, the field
+// manager of applied manifests, the prefix of SPIRE entry IDs.
+const Owner = "zerotrust"
+
+// The third-party images of the stack, by upstream's names. They are the same
+// whether they come from a registry or are built from source.
+const (
+	NodeImage     = "kindest/node:v1.37.2"
+	AgentImage    = "quay.io/cilium/cilium:v1.20.2"
+	OperatorImage = "quay.io/cilium/operator-generic:v1.20.2"
+	RelayImage    = "quay.io/cilium/hubble-relay:v1.20.2"
+	SPIREServer   = "ghcr.io/spiffe/spire-server:1.13.3"
+	SPIREAgent    = "ghcr.io/spiffe/spire-agent:1.13.3"
+	SPIREOIDC     = "ghcr.io/spiffe/oidc-discovery-provider:1.13.3"
+)
+
+// ThirdPartyImages are the references of all the images that the stack runs and
+// does not build from your own module.
+func ThirdPartyImages() []string {
+	return []string{NodeImage, AgentImage, OperatorImage, RelayImage, SPIREServer, SPIREAgent, SPIREOIDC}
+}
+
+// Config says where and how to bring an intent up. Dir and SourceDir are
+// required.
+type Config struct {
+	Intent     Intent
+	Dir        string // cache and state: nothing outside it, the engine and the kubeconfig is written
+	SourceDir  string // the module that the workloads' packages are built in
+	Workers    int    // worker nodes beside the control plane; default 2
+	Kubeconfig string // path of the kubeconfig to write; default: kind's choice, ~/.kube/config
+	Recreate   bool   // replace a cluster of the same name but another configuration
+
+	Images       images.Source       // default images.SourceAuto
+	Mirrors      map[string][]string // registry mirrors, as for images.Resolve
+	DebianMirror string              // for images from source; default: mmdebstrap's own
+	GoCache      string              // a Go build cache for images from source; default: dropped after use
+}
+
+// Stack is an intent on its way to a cluster: the phases, and what they hand to
+// each other. Its methods are safe for concurrent use.
+type Stack struct {
+	cfg     Config
+	td      spiffeid.TrustDomain
+	cache   *images.Cache
+	builder *fromsource.Builder
+
+	mu      sync.Mutex
+	images  map[string]v1.Image // resolved, by reference
+	apps    map[string]string   // image reference of each workload
+	restcfg *rest.Config
+	client  *kube.Client
+	conn    *deploy.Conn
+	closers []func() error
+	say     func(fromsource.Event) // set while images are built
+}
+
+// New checks the configuration; it touches nothing but Dir. The caller closes
+// the Stack.
+func New(ctx context.Context, cfg Config) (*Stack, error) {
+	if cfg.Dir == "" || cfg.SourceDir == "" {
+		return nil, errors.New("zerotrust: Config.Dir and Config.SourceDir are required")
+	}
+	if err := cfg.Intent.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Workers == 0 {
+		cfg.Workers = 2
+	}
+	if cfg.Images == "" {
+		cfg.Images = images.SourceAuto
+	}
+	td, err := spiffeid.TrustDomainFromString(cfg.Intent.TrustDomain)
+	if err != nil {
+		return nil, err
+	}
+	cache, err := images.OpenCache(filepath.Join(cfg.Dir, "images"))
+	if err != nil {
+		return nil, err
+	}
+	s := &Stack{cfg: cfg, td: td, cache: cache, images: map[string]v1.Image{}, apps: map[string]string{}}
+	if cfg.Images != images.SourceRegistry {
+		s.builder, err = fromsource.New(ctx, fromsource.Config{
+			Dir: filepath.Join(cfg.Dir, "fromsource"), Cache: cache, DebianMirror: cfg.DebianMirror, GoCache: cfg.GoCache,
+			OnEvent: s.tell,
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// Close ends what the phases left open. The cluster stays.
+func (s *Stack) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []error
+	for _, c := range s.closers {
+		all = append(all, c())
+	}
+	s.closers = nil
+	if s.conn != nil {
+		all = append(all, s.conn.Close())
+		s.conn = nil
+	}
+	return errors.Join(all...)
+}
+
+func (s *Stack) atClose(c func() error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closers = append(s.closers, c)
+}
+
+// tell hands the image builder's events to the phase that is building.
+func (s *Stack) tell(e fromsource.Event) {
+	s.mu.Lock()
+	say := s.say
+	s.mu.Unlock()
+	if say != nil {
+		say(e)
+	}
+}
+
+// rest is the connection to the cluster, found by its name.
+func (s *Stack) rest(ctx context.Context) (*rest.Config, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.restcfg != nil {
+		return s.restcfg, nil
+	}
+	cfg, err := kindx.REST(ctx, s.cfg.Intent.Name)
+	if err != nil {
+		return nil, err
+	}
+	s.restcfg = cfg
+	return cfg, nil
+}
+
+func (s *Stack) kube(ctx context.Context) (*kube.Client, error) {
+	cfg, err := s.rest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.client == nil {
+		s.client, err = kube.New(cfg)
+	}
+	return s.client, err
+}
+
+// spire is the admin connection to the SPIRE server, opened once.
+func (s *Stack) spire(ctx context.Context) (*deploy.Conn, error) {
+	cfg, err := s.rest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn == nil {
+		s.conn, err = deploy.Connect(ctx, cfg, s.spireConfig())
+		if err != nil {
+			return nil, err
+		}
+	}
+	return s.conn, nil
+}
+
+func (s *Stack) spireConfig() deploy.Config {
+	return deploy.Config{
+		TrustDomain: s.td, ClusterName: s.cfg.Intent.Name,
+		ServerImage: SPIREServer, AgentImage: SPIREAgent, OIDCImage: SPIREOIDC,
+	}
+}
+
+func (s *Stack) ciliumConfig() cilium.Config {
+	_, version, _ := strings.Cut(AgentImage, ":v")
+	return cilium.Config{
+		Version: version, TrustDomain: s.td, ClusterName: s.cfg.Intent.Name,
+		APIServerHost: s.cfg.Intent.Name + "-control-plane",
+		Images:        cilium.Images{Agent: AgentImage, Operator: OperatorImage, Relay: RelayImage},
+		PullPolicy:    "IfNotPresent",
+		DisableEnvoy:  true, // no recipe builds Envoy, and no policy of ours needs it
+	}
+}
+
+func (s *Stack) resolved(ref string) (v1.Image, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	img, ok := s.images[ref]
+	return img, ok
+}
+
+func (s *Stack) keep(ref string, img v1.Image) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.images[ref] = img
+}
+
+func (s *Stack) appImages() map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := map[string]string{}
+	for name, ref := range s.apps {
+		all[name] = ref
+	}
+	return all
+}
+
+// Down removes the cluster and its kubeconfig entry. It is fine if there is none.
+func Down(ctx context.Context, cfg Config) error {
+	return kindx.Delete(ctx, cfg.Intent.Name, kindx.Config{Kubeconfig: cfg.Kubeconfig, StateDir: filepath.Join(cfg.Dir, "clusters")})
+}
+
+// Exists says whether the cluster is there, whole or not.
+func Exists(ctx context.Context, cfg Config) (bool, error) {
+	nodes, err := kindx.Nodes(ctx, cfg.Intent.Name)
+	if err != nil {
+		return false, err
+	}
+	return len(nodes) > 0, nil
+}
