@@ -94,7 +94,7 @@ func build(ctx context.Context, cfg BuildConfig) (v1.Image, error) {
 	}
 
 	argv, env := goBuild(cfg)
-	env = append(os.Environ(), env...) // go build needs HOME, PATH, GOPROXY and the like
+	env = run.Environ(env...) // go build needs HOME, PATH, GOPROXY and the like
 	name, err := programName(ctx, cfg, env)
 	if err != nil {
 		return nil, err

@@ -102,7 +102,7 @@ func startDockerd(path, stateDir, shim string) (daemon, error) {
 	}
 	defer log.Close()
 	cmd := exec.Command(path, dockerdArgs(shim)...)
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "/", dockerdEnv(os.Environ()), log, log
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "/", dockerdEnv(run.Environ()), log, log
 	// Its own session, so that neither Ctrl-C nor a closed terminal reaches it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {

@@ -108,7 +108,7 @@ func realHost() host {
 	return host{
 		root: os.Geteuid() == 0, osRelease: string(release), systemd: err == nil,
 		run: func(ctx context.Context, argv ...string) error {
-			return run.Cmd{Argv: argv, Env: append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")}.Run(ctx)
+			return run.Cmd{Argv: argv, Env: run.Environ("DEBIAN_FRONTEND=noninteractive")}.Run(ctx)
 		},
 		output: run.Output,
 	}

@@ -74,7 +74,7 @@ func (r *recipe) buildArgs(c command, out string) []string {
 // module and build caches, and nothing of the caller's that changes what is
 // built.
 func (b *Builder) goEnv(cgo bool, gocache string) []string {
-	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
+	env := slices.DeleteFunc(run.Environ(), func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")
 		return slices.Contains([]string{"GOFLAGS", "GOWORK", "GOOS", "GOARCH", "CGO_ENABLED", "GOCACHE", "GOMODCACHE", "GOTOOLCHAIN", "GOEXPERIMENT"}, name)
 	})

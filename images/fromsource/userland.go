@@ -60,7 +60,7 @@ func (b *Builder) buildUserland(ctx context.Context, u userland, dst string) err
 	raw := filepath.Join(work, "raw.tar")
 	cmd := run.Cmd{
 		Argv: mmdebstrapArgs(u, b.arch, b.cfg.DebianMirror, raw),
-		Env:  append(os.Environ(), "SOURCE_DATE_EPOCH=0", "TMPDIR="+work, "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive"),
+		Env:  run.Environ("SOURCE_DATE_EPOCH=0", "TMPDIR="+work, "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive"),
 	}
 	if err := cmd.Run(ctx); err != nil {
 		return fmt.Errorf("building a %s: %w", what, err)

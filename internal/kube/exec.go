@@ -12,12 +12,11 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/remotecommand"
 	utilexec "k8s.io/client-go/util/exec"
 	"k8s.io/klog/v2"
-	streamhttp "k8s.io/streaming/pkg/httpstream"
+	"k8s.io/streaming/pkg/httpstream"
 )
 
 // Exec is a command to run in a container.
@@ -127,10 +126,9 @@ func (c *Client) executor(target *url.URL) (remotecommand.Executor, error) {
 }
 
 // notUpgraded is true where nothing was streamed because the server, or a proxy on
-// the way, refused the protocol. client-go has this error in two packages.
+// the way, refused the protocol.
 func notUpgraded(err error) bool {
-	return httpstream.IsUpgradeFailure(err) || streamhttp.IsUpgradeFailure(err) ||
-		httpstream.IsHTTPSProxyError(err) || streamhttp.IsHTTPSProxyError(err)
+	return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
 }
 
 func where(namespace, pod, container string) string {

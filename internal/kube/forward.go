@@ -11,7 +11,7 @@ import (
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
 	"k8s.io/klog/v2"
-	streamhttp "k8s.io/streaming/pkg/httpstream"
+	"k8s.io/streaming/pkg/httpstream"
 )
 
 // Forward carries connections from a local port to a pod. The caller closes it.
@@ -53,7 +53,7 @@ func (c *Client) Forward(ctx context.Context, namespace, pod string, port int) (
 }
 
 // keep forwards until run ends or the stream cannot be opened again.
-func (f *Forward) keep(run context.Context, dialer streamhttp.Dialer, port int, first chan<- uint16) {
+func (f *Forward) keep(run context.Context, dialer httpstream.Dialer, port int, first chan<- uint16) {
 	defer close(f.done)
 	local := uint16(0)
 	for {
@@ -124,7 +124,7 @@ func (f *Forward) Close() {
 
 // forwardDialer speaks SPDY inside a websocket, and plain SPDY where the server does
 // not take that.
-func (c *Client) forwardDialer(namespace, pod string) (streamhttp.Dialer, error) {
+func (c *Client) forwardDialer(namespace, pod string) (httpstream.Dialer, error) {
 	target := c.clientset.CoreV1().RESTClient().Post().
 		Resource("pods").Namespace(namespace).Name(pod).SubResource("portforward").URL()
 	websocket, err := portforward.NewSPDYOverWebsocketDialerForStreamingWithLogger(quiet(), target, c.cfg)

@@ -263,15 +263,24 @@ func (f *forwarded) streams() httpstream.NewStreamHandler {
 	}
 }
 
-// drop breaks all connections, as a restarted API server does.
-func (f *forwarded) drop(podGone bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.gone = podGone
-	for _, c := range f.conns {
-		_ = c.Close()
+// drop breaks the connection, as a restarted API server does.
+func (f *forwarded) drop(t *testing.T, podGone bool) {
+	t.Helper()
+	// The client may have its answer before the server has taken note.
+	err := Wait(t.Context(), "a connection to break", 5*time.Millisecond, func(context.Context) (bool, string, error) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.gone = podGone
+		n := len(f.conns)
+		for _, c := range f.conns {
+			_ = c.Close()
+		}
+		f.conns = nil
+		return n > 0, "none", nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	f.conns = nil
 }
 
 func talk(addr string) (string, error) {
@@ -313,7 +322,7 @@ func TestForward(t *testing.T) {
 			}
 
 			// A stream that breaks is opened again, on the same port.
-			pod.drop(false)
+			pod.drop(t, false)
 			err = Wait(t.Context(), "the forward to be back", 20*time.Millisecond, func(context.Context) (bool, string, error) {
 				out, err := talk(fwd.Addr)
 				return out == "HELLO", out, err
@@ -348,7 +357,7 @@ func TestForwardEndsWithItsPod(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer fwd.Close()
-	pod.drop(true)
+	pod.drop(t, true)
 	select {
 	case <-fwd.Done():
 	case <-time.After(20 * time.Second):

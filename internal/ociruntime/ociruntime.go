@@ -94,7 +94,7 @@ func Build(ctx context.Context, out string, runc string) error {
 			"-ldflags", "-s -w -buildid= -X 'main.realRunc=" + runc + "'", "-o", tmp, ".",
 		},
 		Dir: dir,
-		Env: append(os.Environ(), "GOOS=linux", "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=", "GOTOOLCHAIN=local"),
+		Env: run.Environ("GOOS=linux", "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=", "GOTOOLCHAIN=local"),
 	}
 	if err := build.Run(ctx); err != nil {
 		return fmt.Errorf("build the OCI runtime shim: %w", err)

@@ -298,10 +298,11 @@ func TestFailureOutweighsDoubt(t *testing.T) {
 	p.Checks = append(p.Checks,
 		Check{Name: "doubt", Run: func(context.Context) (Evidence, error) { return Evidence{}, errors.New("no answer") }},
 		Check{Name: "no", Run: func(context.Context) (Evidence, error) { return Evidence{}, Want("a", "b") }},
+		Check{Name: "doubt again", Run: func(context.Context) (Evidence, error) { return Evidence{}, errors.New("no answer") }},
 		passing("last"))
 	report, err := Run(t.Context(), []*Phase{p}, nil)
 	wantErr(t, err, `check "doubt": could not tell: no answer`, `check "no": failed: want a; got b`)
-	if res := report.Phases[0]; res.Status != Failed || res.Err != nil || res.Checks[3].Status != Passed {
+	if res := report.Phases[0]; res.Status != Failed || res.Err != nil || res.Checks[4].Status != Passed {
 		t.Errorf("%+v", res)
 	}
 }
