@@ -16,13 +16,14 @@ down: ## remove the cluster
 test: ## everything, on the real parts: a cluster is brought up and taken down
 	$(GO) vet -tags e2e ./...
 	$(GO) test ./...
-	$(GO) test -tags e2e -count=1 -timeout 80m -v -run '^TestE2E' ./...
+	$(GO) test -tags e2e -count=1 -timeout 80m -v -run '^TestE2E' ./zerotrust
+	$(GO) test -tags e2e -count=1 -timeout 20m -p 1 -run '^TestE2E' ./kindx ./images ./spire/...
 
 unit: ## what needs no container engine
 	$(GO) test ./...
 
 bench: ## how long each phase takes, and loading an image beside kind's own way
-	$(GO) test -tags e2e -count=1 -timeout 60m -v -run '^$$' -bench . ./zerotrust ./images
+	$(GO) test -tags e2e -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x ./zerotrust
 
 check: lint test ## what CI runs
 

@@ -3,6 +3,7 @@ package cilium
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,15 +45,7 @@ func authEntries(ctx context.Context, p pods) ([]AuthEntry, error) {
 		return nil, err
 	}
 	perNode, err := onAgents(ctx, agents, func(ctx context.Context, pod corev1.Pod) ([]AuthEntry, error) {
-		out, err := bpfAuth(ctx, p, pod, "list", "-o", "json")
-		if err != nil {
-			return nil, err
-		}
-		entries, err := parseAuthList(pod.Spec.NodeName, out)
-		if err != nil {
-			return nil, fmt.Errorf("cilium: auth map of node %s: %w", pod.Spec.NodeName, err)
-		}
-		return entries, nil
+		return listAuth(ctx, p, pod)
 	})
 	if err != nil {
 		return nil, err
@@ -62,6 +55,10 @@ func authEntries(ctx context.Context, p pods) ([]AuthEntry, error) {
 
 // FlushAuth empties the auth map of a node, of every node if node is "". The next
 // packet of an authenticated edge is then dropped and starts a fresh handshake.
+//
+// It deletes the entries one by one with bpftool: `cilium-dbg bpf auth flush` of
+// 1.20 waits for itself as soon as there is an entry to delete (it holds the map's
+// lock for reading while it walks, and asks for it for writing).
 func FlushAuth(ctx context.Context, cluster *rest.Config, node string) error {
 	client, err := connect(cluster)
 	if err != nil {
@@ -76,33 +73,96 @@ func flushAuth(ctx context.Context, p pods, node string) error {
 		return err
 	}
 	_, err = onAgents(ctx, agents, func(ctx context.Context, pod corev1.Pod) (struct{}, error) {
-		_, err := bpfAuth(ctx, p, pod, "flush")
-		return struct{}{}, err
+		return struct{}{}, flushAgent(ctx, p, pod)
 	})
 	return err
 }
 
-// bpfAuth runs `cilium-dbg bpf auth …`. That command exits with 0 also where there
-// is no auth map or an entry could not be deleted; only its stderr tells.
-func bpfAuth(ctx context.Context, p pods, pod corev1.Pod, argv ...string) ([]byte, error) {
+// flushAgent deletes what the agent's map holds. An entry that expires between
+// listing and deleting fails its batch, so it looks again before it gives up.
+func flushAgent(ctx context.Context, p pods, pod corev1.Pod) error {
+	var failed error
+	for range 3 {
+		entries, err := listAuth(ctx, p, pod)
+		if err != nil {
+			return err
+		}
+		if len(entries) == 0 {
+			return nil
+		}
+		var said bytes.Buffer
+		failed = p.Exec(ctx, kube.Exec{
+			Namespace: Namespace, Pod: pod.Name, Container: agentContainer,
+			Argv:  []string{"bpftool", "batch", "file", "-"},
+			Stdin: strings.NewReader(deleteBatch(entries)), Stdout: &said, Stderr: &said,
+		})
+		if failed != nil {
+			failed = fmt.Errorf("%w: %s", failed, strings.Join(strings.Fields(said.String()), " "))
+		}
+	}
+	return fmt.Errorf("cilium: flush the auth map of node %s (pod %s): entries keep coming back: %w", pod.Spec.NodeName, pod.Name, failed)
+}
+
+// authMap is where the agent pins the map.
+const authMap = "/sys/fs/bpf/tc/globals/cilium_auth_map"
+
+// deleteBatch is bpftool's batch that deletes the entries: a key is struct auth_key
+// of https://github.com/cilium/cilium/blob/v1.20.2/bpf/lib/common.h, whose numbers
+// are little-endian on every architecture that Cilium runs on.
+func deleteBatch(entries []AuthEntry) string {
+	var batch strings.Builder
+	for _, e := range entries {
+		key := binary.LittleEndian.AppendUint32(nil, e.LocalIdentity)
+		key = binary.LittleEndian.AppendUint32(key, e.RemoteIdentity)
+		key = binary.LittleEndian.AppendUint16(key, e.RemoteNodeID)
+		key = append(key, authNumber(e.AuthType), 0)
+		fmt.Fprintf(&batch, "map delete pinned %s key hex % x\n", authMap, key)
+	}
+	return batch.String()
+}
+
+// listAuth runs `cilium-dbg bpf auth list` on an agent. That command exits with 0
+// also where there is no auth map; only its stderr tells.
+func listAuth(ctx context.Context, p pods, pod corev1.Pod) ([]AuthEntry, error) {
 	var stdout, stderr bytes.Buffer
 	err := p.Exec(ctx, kube.Exec{
 		Namespace: Namespace, Pod: pod.Name, Container: agentContainer,
-		Argv:   append([]string{"cilium-dbg", "bpf", "auth"}, argv...),
+		Argv:   []string{"cilium-dbg", "bpf", "auth", "list", "-o", "json"},
 		Stdout: &stdout, Stderr: &stderr,
 	})
-	said := stderr.String()
-	switch {
-	case err != nil:
-	case strings.Contains(said, "Cannot find auth bpf map"):
+	if err == nil && strings.Contains(stderr.String(), "Cannot find auth bpf map") {
 		err = errors.New("there is no auth map: mutual authentication is off (set Config.TrustDomain)")
-	case strings.Contains(said, "Error deleting"):
-		err = saw(said)
+	}
+	var entries []AuthEntry
+	if err == nil {
+		entries, err = parseAuthList(pod.Spec.NodeName, stdout.Bytes())
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cilium: `bpf auth %s` on node %s (pod %s): %w", argv[0], pod.Spec.NodeName, pod.Name, err)
+		return nil, fmt.Errorf("cilium: list the auth map of node %s (pod %s): %w", pod.Spec.NodeName, pod.Name, err)
 	}
-	return stdout.Bytes(), nil
+	return entries, nil
+}
+
+// authTypes are the names of the types by number:
+// https://github.com/cilium/cilium/blob/v1.20.2/pkg/policy/types/auth.go
+var authTypes = []string{"disabled", "spire", "test-always-fail"}
+
+const unknownAuth = "unknown-%d"
+
+func authName(n uint8) string {
+	if int(n) < len(authTypes) {
+		return authTypes[n]
+	}
+	return fmt.Sprintf(unknownAuth, n)
+}
+
+func authNumber(name string) uint8 {
+	if i := slices.Index(authTypes, name); i >= 0 {
+		return uint8(i)
+	}
+	var n uint8
+	_, _ = fmt.Sscanf(name, unknownAuth, &n)
+	return n
 }
 
 // parseAuthList reads `cilium-dbg bpf auth list -o json`, which is null when empty:
@@ -119,12 +179,7 @@ func parseAuthList(node string, out []byte) ([]AuthEntry, error) {
 	}
 	entries := make([]AuthEntry, len(list))
 	for i, e := range list {
-		// https://github.com/cilium/cilium/blob/v1.20.2/pkg/policy/types/auth.go
-		authType := fmt.Sprintf("unknown-%d", e.AuthType)
-		if names := []string{"disabled", "spire", "test-always-fail"}; int(e.AuthType) < len(names) {
-			authType = names[e.AuthType]
-		}
-		entries[i] = AuthEntry{node, e.LocalIdentity, e.RemoteIdentity, e.RemoteNodeID, authType, e.Expiration}
+		entries[i] = AuthEntry{node, e.LocalIdentity, e.RemoteIdentity, e.RemoteNodeID, authName(e.AuthType), e.Expiration}
 	}
 	return entries, nil
 }

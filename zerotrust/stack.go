@@ -236,9 +236,9 @@ func Down(ctx context.Context, cfg Config) error {
 
 // Exists says whether the cluster is there, whole or not.
 func Exists(ctx context.Context, cfg Config) (bool, error) {
-	nodes, err := kindx.Nodes(ctx, cfg.Intent.Name)
-	if err != nil {
-		return false, err
+	_, err := kindx.Nodes(ctx, cfg.Intent.Name)
+	if errors.Is(err, kindx.ErrNotFound) {
+		return false, nil
 	}
-	return len(nodes) > 0, nil
+	return err == nil, err
 }

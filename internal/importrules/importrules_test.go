@@ -142,6 +142,8 @@ func TestCheckFinds(t *testing.T) {
 		{"below from the parent", pkg{path: "spire", sources: []source{file("a.go", imports("spire/deploy"))}}, "imports spire/deploy"},
 		{"what only tests may", pkg{path: "images", sources: []source{file("a.go", imports("kindx"))}}, "imports kindx"},
 		{"a test what it may", pkg{path: "images", sources: []source{file("a_test.go", imports("kindx"), imports("images"), imports("internal/run"))}}, ""},
+		{"a sibling's programs for a test", pkg{path: "spire/deploy", sources: []source{file("e2e_test.go", imports("images/fromsource/sourcetest"))}}, ""},
+		{"a sibling's programs for what is no test", pkg{path: "spire/spiretest", sources: []source{file("a.go", imports("images/fromsource/sourcetest"))}}, "imports images/fromsource/sourcetest"},
 		{"an example that looks inside", pkg{path: "examples/full", sources: []source{file("main.go", imports("internal/run"))}}, "imports internal/run"},
 		{"an example that does not", pkg{path: "examples/a/b", sources: []source{file("main.go", imports("zerotrust/phase"), imports("kindx"))}}, ""},
 		{"client-go in the build", pkg{path: "spire", deps: []string{"fmt", "k8s.io/client-go/rest"}}, "has k8s.io/client-go/rest in its build"},

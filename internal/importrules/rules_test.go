@@ -35,15 +35,17 @@ var rules = map[string]rule{
 	"internal/ociruntime/shim": {speaks: true, without: []string{"."}},
 	"internal/importrules":     {},
 
-	// The four layers, which never import each other.
-	"spire":           {imports: []string{"internal/redact"}, tests: []string{"spire/spiretest"}, without: []string{"k8s.io", kind, helm}},
+	// The four layers, which never import each other. Tests may get programs to run
+	// from sourcetest.
+	"spire":           {imports: []string{"internal/redact"}, tests: []string{"spire/spiretest", "images/fromsource/sourcetest"}, without: []string{"k8s.io", kind, helm}},
 	"spire/spiretest": {forTests: true, without: []string{"k8s.io", kind, helm}},
-	"spire/deploy":    {imports: []string{"spire", "internal/..."}, tests: []string{"spire/spiretest"}, without: []string{kind, helm}},
+	"spire/deploy":    {imports: []string{"spire", "internal/..."}, tests: []string{"spire/spiretest", "images/fromsource/sourcetest"}, without: []string{kind, helm}},
 	"cilium":          {imports: []string{"internal/..."}, without: []string{kind}},
 	"kindx":           {imports: []string{"internal/..."}, without: []string{helm}},
 	// The image benchmark loads into a real cluster, beside kind's own way.
-	"images":                        {imports: []string{"internal/run", "internal/redact"}, tests: []string{"kindx"}, without: []string{clientGo, kind, helm}},
+	"images":                        {imports: []string{"internal/run", "internal/redact"}, tests: []string{"kindx", "images/fromsource/sourcetest"}, without: []string{clientGo, kind, helm}},
 	"images/fromsource":             {imports: []string{"images", "internal/run", "internal/redact", "internal/ociruntime"}, without: []string{clientGo, kind, helm}},
+	"images/fromsource/sourcetest":  {forTests: true, imports: []string{"images", "images/fromsource"}, without: []string{clientGo, kind, helm}},
 	"images/fromsource/recipes/...": {speaks: true, without: []string{"."}}, // programs that go into images
 
 	// zerotrust puts them together.

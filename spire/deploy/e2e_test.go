@@ -19,24 +19,30 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/org/spire-vault-99-action/images/fromsource/sourcetest"
 	"github.com/org/spire-vault-99-action/internal/run"
 	"github.com/org/spire-vault-99-action/spire"
 	"github.com/org/spire-vault-99-action/spire/spiretest"
 )
 
-// binDir is the folder of SPIRE's programs. Its absence is a failure, never a skip.
+// binDir is the folder of SPIRE's programs: the one that SPIRE_BIN_DIR names, or the
+// programs of the images that are built from source.
 func binDir(t *testing.T) string {
 	t.Helper()
-	dir := os.Getenv("SPIRE_BIN_DIR")
-	if dir == "" {
-		t.Fatal("SPIRE_BIN_DIR is not set: it must name the folder of spire-server, spire-agent and oidc-discovery-provider")
+	if dir := os.Getenv("SPIRE_BIN_DIR"); dir != "" {
+		return dir
 	}
-	return dir
+	return sourcetest.Binaries(t,
+		sourcetest.File{Image: ServerImage, Path: "/opt/spire/bin/spire-server"},
+		sourcetest.File{Image: AgentImage, Path: "/opt/spire/bin/spire-agent"},
+		sourcetest.File{Image: OIDCImage, Path: "/opt/spire/bin/oidc-discovery-provider"},
+	)
 }
 
-// TestSPIREAcceptsTheConfigs has SPIRE's own programs read what is rendered; they
+// TestE2ESPIREAcceptsTheConfigs has SPIRE's own programs read what is rendered; they
 // refuse a key that they do not know.
-func TestSPIREAcceptsTheConfigs(t *testing.T) {
+func TestE2ESPIREAcceptsTheConfigs(t *testing.T) {
+	bin := binDir(t)
 	for name, cfg := range map[string]Config{"default": {}, "custom": custom} {
 		r, err := newRenderer(cfg)
 		if err != nil {
@@ -47,7 +53,7 @@ func TestSPIREAcceptsTheConfigs(t *testing.T) {
 			if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			out, err := run.Output(t.Context(), filepath.Join(binDir(t), program), "validate", "-config", path)
+			out, err := run.Output(t.Context(), filepath.Join(bin, program), "validate", "-config", path)
 			if err != nil {
 				t.Errorf("%s of the %s config: %v\n%s\n%s", program, name, err, out, conf)
 			}
@@ -73,8 +79,8 @@ func (p localPod) forward(context.Context, string) (string, func(), error) {
 	return p.real.ServerAddr, func() {}, nil
 }
 
-// TestRealServer: the minted SVID opens an admin connection to a real server.
-func TestRealServer(t *testing.T) {
+// TestE2ERealServer: the minted SVID opens an admin connection to a real server.
+func TestE2ERealServer(t *testing.T) {
 	bin := binDir(t)
 	real := spiretest.StartReal(t, spiretest.RealConfig{BinDir: bin, TrustDomain: td, AdminIDs: []spiffeid.ID{AdminID(td)}})
 
@@ -99,7 +105,7 @@ func TestRealServer(t *testing.T) {
 }
 
 // The identity has no rights but those that the server's config gives it.
-func TestRealServerWithoutTheAdminID(t *testing.T) {
+func TestE2ERealServerWithoutTheAdminID(t *testing.T) {
 	bin := binDir(t)
 	real := spiretest.StartReal(t, spiretest.RealConfig{BinDir: bin, TrustDomain: td})
 	conn, err := connect(t.Context(), td, localPod{bin, real})
