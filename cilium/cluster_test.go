@@ -229,6 +229,17 @@ func TestIdentitiesAndEndpoints(t *testing.T) {
 		}}),
 		object("CiliumEndpoint", "99-apps", "new", nil),
 	)
+	now := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	if err := touchIdentities(t.Context(), d, now, []uint32{31085, 7}); err != nil {
+		t.Errorf("touch one that is there and one that is not: %v", err)
+	}
+	touched, err := d.Resource(resourceOf("ciliumidentities")).Get(t.Context(), "31085", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := touched.GetAnnotations()["zerotrust/touched"]; got != "2026-01-02T03:04:05.000000006Z" {
+		t.Errorf("touched at %q", got)
+	}
 	ids, err := identities(t.Context(), d)
 	if err != nil {
 		t.Fatal(err)

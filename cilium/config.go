@@ -45,6 +45,12 @@ type Config struct {
 	// APIServerPort is the port at APIServerHost; 0 means 6443.
 	APIServerPort int
 
+	// DirectRoutes is the pods' network, such as "10.244.0.0/16" for kind, and has
+	// nodes send each other the packets of pods as they are, by a route to every other
+	// node. All nodes must be on one link, as kind's are. Empty means a tunnel, which
+	// any nodes can have; its agents compile their programs twice when they first start.
+	DirectRoutes string
+
 	// TrustDomain turns mutual authentication on. Its zero value leaves it off,
 	// and the three fields below without effect.
 	TrustDomain spiffeid.TrustDomain

@@ -24,5 +24,5 @@ func ExampleValues() {
 	fmt.Println("operator:", values["operator"])
 	// Output:
 	// replaces kube-proxy: true
-	// operator: map[replicas:2]
+	// operator: map[replicas:2 rollOutPods:true]
 }

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 )
@@ -55,6 +58,30 @@ func identities(ctx context.Context, d dynamic.Interface) ([]Identity, error) {
 	})
 	slices.SortFunc(out, func(a, b Identity) int { return cmp.Compare(a.ID, b.ID) })
 	return out, err
+}
+
+// TouchIdentities has Cilium's operator look at the identities again now. An entry in
+// SPIRE that it could not make, because SPIRE was not there yet, it otherwise tries
+// again after twice as long each time. An identity that is gone is fine.
+func TouchIdentities(ctx context.Context, cluster *rest.Config, ids ...uint32) error {
+	client, err := connect(cluster)
+	if err != nil {
+		return err
+	}
+	return touchIdentities(ctx, client.Dynamic(), time.Now(), ids)
+}
+
+func touchIdentities(ctx context.Context, d dynamic.Interface, now time.Time, ids []uint32) error {
+	// Any change is an event to the operator. Its own garbage collector writes such
+	// annotations too.
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{"zerotrust/touched":%q}}}`, now.UTC().Format(time.RFC3339Nano))
+	for _, id := range ids {
+		_, err := d.Resource(resourceOf("ciliumidentities")).Patch(ctx, fmt.Sprint(id), types.MergePatchType, patch, metav1.PatchOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("cilium: touch CiliumIdentity %d: %w", id, err)
+		}
+	}
+	return nil
 }
 
 // Endpoint is one pod as Cilium sees it.
@@ -111,10 +138,9 @@ func endpoints(ctx context.Context, d dynamic.Interface, namespace string) ([]En
 
 // list goes through all objects of one of Cilium's kinds, a page at a time.
 func list(ctx context.Context, d dynamic.Interface, resource, namespace string, each func(unstructured.Unstructured) error) error {
-	gvr := schema.GroupVersionResource{Group: "cilium.io", Version: "v2", Resource: resource}
 	opts := metav1.ListOptions{Limit: 500}
 	for {
-		page, err := d.Resource(gvr).Namespace(namespace).List(ctx, opts)
+		page, err := d.Resource(resourceOf(resource)).Namespace(namespace).List(ctx, opts)
 		if err != nil {
 			return fmt.Errorf("cilium: list %s (is Cilium installed and its operator running?): %w", resource, err)
 		}
@@ -127,4 +153,8 @@ func list(ctx context.Context, d dynamic.Interface, resource, namespace string, 
 			return nil
 		}
 	}
+}
+
+func resourceOf(plural string) schema.GroupVersionResource {
+	return schema.GroupVersionResource{Group: "cilium.io", Version: "v2", Resource: plural}
 }

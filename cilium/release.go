@@ -125,6 +125,7 @@ func Render(ctx context.Context, c Config) ([]byte, error) {
 	in := action.NewInstall(&action.Configuration{Log: func(string, ...any) {}})
 	in.ClientOnly, in.DryRun = true, true
 	in.ReleaseName, in.Namespace = releaseName, Namespace
+	in.PostRenderer = relayStartup{}
 	in.KubeVersion = &chartutil.KubeVersion{Version: "v1.31.0", Major: "1", Minor: "31"}
 	rel, err := in.RunWithContext(ctx, ch, values)
 	if err != nil {
@@ -259,6 +260,7 @@ func (r *releaser) install(ctx context.Context, hc *action.Configuration, ch *ch
 	in := action.NewInstall(hc)
 	in.ReleaseName, in.Namespace = releaseName, Namespace
 	in.Wait, in.Timeout = true, r.timeout
+	in.PostRenderer = relayStartup{}
 	in.DisableOpenAPIValidation = true // the chart has its own schema; the server checks the rest
 	rel, err := in.Run(ch, values)
 	if err == nil {
@@ -288,6 +290,7 @@ func (r *releaser) upgrade(ctx context.Context, hc *action.Configuration, ch *ch
 	up := action.NewUpgrade(hc)
 	up.Namespace = Namespace
 	up.Wait, up.Timeout = true, r.timeout
+	up.PostRenderer = relayStartup{}
 	up.ResetValues = true
 	up.MaxHistory = 5
 	up.DisableOpenAPIValidation = true

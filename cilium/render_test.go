@@ -76,7 +76,7 @@ func TestRender(t *testing.T) {
 	c := Config{
 		ClusterName: "precinct-99", APIServerHost: "precinct-99-control-plane", TrustDomain: demo,
 		Images:     Images{Agent: "quay.io/cilium/cilium:v9", Operator: "quay.io/cilium/operator-generic:v9", Relay: "quay.io/cilium/hubble-relay:v9"},
-		PullPolicy: "Never", DisableEnvoy: true,
+		PullPolicy: "Never", DisableEnvoy: true, DirectRoutes: "10.244.0.0/16",
 	}
 	for _, version := range []string{"1.20.2", "1.15.19"} {
 		t.Run(version, func(t *testing.T) {
@@ -102,6 +102,11 @@ func TestRender(t *testing.T) {
 				}
 			}
 
+			// The chart's allow 10 s + 20 times 3 s.
+			if p := relay.Spec.Template.Spec.Containers[0].StartupProbe; p == nil || p.GRPC == nil || p.InitialDelaySeconds != 0 || p.PeriodSeconds != 1 || p.FailureThreshold != 70 {
+				t.Errorf("Relay's startup probe is %v, want gRPC at once, every second, 70 times", p)
+			}
+
 			conf := object[corev1.ConfigMap](t, r, "ConfigMap/cilium-config").Data
 			for key, want := range map[string]string{
 				"mesh-auth-enabled":              "true",
@@ -115,6 +120,9 @@ func TestRender(t *testing.T) {
 				"cluster-name":                   "precinct-99",
 				"enable-hubble":                  "true",
 				"enable-l7-proxy":                "false",
+				"routing-mode":                   "native",
+				"auto-direct-node-routes":        "true",
+				"ipv4-native-routing-cidr":       "10.244.0.0/16",
 			} {
 				if got := conf[key]; got != want {
 					t.Errorf("cilium-config: %s is %q, want %q", key, got, want)

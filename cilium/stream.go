@@ -108,7 +108,7 @@ func Flows(ctx context.Context, cluster *rest.Config, filter FlowFilter) ([]Flow
 		r.close()
 		return nil, err
 	}
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	flows, err := s.Collect(ctx, nil)
 	if err != nil {
 		return flows, err
@@ -223,7 +223,7 @@ func dialRelay(ctx context.Context, cluster *rest.Config) (*relay, error) {
 	return &relay{
 		client: observerpb.NewObserverClient(conn),
 		agents: len(agents),
-		close:  func() { conn.Close(); forward.Close() },
+		close:  func() { _ = conn.Close(); forward.Close() },
 	}, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"regexp"
 	"strconv"
 	"strings"
@@ -21,11 +22,16 @@ var clusterNamePattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?
 // the charts of 1.15 to 1.20. It is pure; the error says which field is wrong.
 func Values(c Config) (map[string]any, error) {
 	v := map[string]any{
-		"ipam":     map[string]any{"mode": "kubernetes"},
-		"operator": map[string]any{"replicas": 1},
+		"ipam": map[string]any{"mode": "kubernetes"},
+		// Pods that read a changed configuration are replaced; else they would run on
+		// with the old one.
+		"rollOutCiliumPods": true,
+		"operator":          map[string]any{"replicas": 1, "rollOutPods": true},
 		"hubble": map[string]any{
 			"enabled": true,
-			"relay":   map[string]any{"enabled": true},
+			// It often starts before cluster DNS does, and would then look for its peers
+			// again only after 30 s.
+			"relay": map[string]any{"enabled": true, "rollOutPods": true, "retryTimeout": "1s"},
 			// The chart makes the certificates while it renders and needs no image for
 			// it; 1.20 keeps those that exist. 1.15 makes new ones at each upgrade.
 			"tls": map[string]any{"auto": map[string]any{"enabled": true, "method": "helm"}},
@@ -51,6 +57,14 @@ func Values(c Config) (map[string]any, error) {
 			return nil, fmt.Errorf("cilium: APIServerPort %d is not a port", port)
 		}
 		v["k8sServicePort"] = port
+	}
+	if c.DirectRoutes != "" {
+		if network, err := netip.ParsePrefix(c.DirectRoutes); err != nil || !network.Addr().Is4() {
+			return nil, fmt.Errorf("cilium: DirectRoutes %q: want the pods' IPv4 network, such as 10.244.0.0/16", c.DirectRoutes)
+		}
+		v["routingMode"] = "native"
+		v["autoDirectNodeRoutes"] = true
+		v["ipv4NativeRoutingCIDR"] = c.DirectRoutes
 	}
 	if c.DisableEnvoy {
 		v["envoy"] = map[string]any{"enabled": false}
@@ -108,13 +122,14 @@ func authentication(c Config) (map[string]any, error) {
 	return map[string]any{
 		"enabled": true,
 		"mutual": map[string]any{"spire": map[string]any{
-			"enabled":           true,
-			"install":           map[string]any{"enabled": false},
-			"serverAddress":     server,
-			"trustDomain":       c.TrustDomain.Name(),
-			"adminSocketPath":   admin,
-			"agentSocketPath":   agent,
-			"connectionTimeout": "30s",
+			"enabled":         true,
+			"install":         map[string]any{"enabled": false},
+			"serverAddress":   server,
+			"trustDomain":     c.TrustDomain.Name(),
+			"adminSocketPath": admin,
+			"agentSocketPath": agent,
+			// Within each attempt the operator asks the agent ever less often.
+			"connectionTimeout": "10s",
 		}},
 	}, nil
 }

@@ -24,7 +24,7 @@ func TestValues(t *testing.T) {
 	full := Config{
 		ClusterName: "precinct-99", APIServerHost: "precinct-99-control-plane", TrustDomain: demo,
 		Images:     Images{Agent: "q.io/agent:v1", Operator: "q.io/operator:v1", Relay: "q.io/relay:v1"},
-		PullPolicy: "Never", DisableEnvoy: true,
+		PullPolicy: "Never", DisableEnvoy: true, DirectRoutes: "10.244.0.0/16",
 		Values: map[string]any{
 			"hubble":   map[string]any{"relay": map[string]any{"replicas": 2}},
 			"operator": map[string]any{"replicas": 3},
@@ -40,11 +40,14 @@ func TestValues(t *testing.T) {
 			"kubeProxyReplacement": false, "k8sServiceHost": nil, "cluster": nil, "authentication": nil,
 			"envoy": nil, "l7Proxy": nil, "image": nil, "operator.image": nil, "operator.replicas": 1,
 			"ipam.mode": "kubernetes", "hubble.relay.enabled": true, "hubble.tls.auto.method": "helm",
+			"hubble.relay.retryTimeout": "1s", "routingMode": nil, "autoDirectNodeRoutes": nil, "ipv4NativeRoutingCIDR": nil,
+			"rollOutCiliumPods": true, "operator.rollOutPods": true, "hubble.relay.rollOutPods": true,
 		}},
 		{"full", full, map[string]any{
 			"cluster.name": "precinct-99", "kubeProxyReplacement": true,
 			"k8sServiceHost": "precinct-99-control-plane", "k8sServicePort": 6443,
 			"envoy.enabled": false, "l7Proxy": false,
+			"routingMode": "native", "autoDirectNodeRoutes": true, "ipv4NativeRoutingCIDR": "10.244.0.0/16",
 			"image.override": "q.io/agent:v1", "image.useDigest": false, "image.pullPolicy": "Never",
 			"operator.image.override": "q.io/operator:v1", "hubble.relay.image.override": "q.io/relay:v1",
 			"authentication.enabled":                      true,
@@ -93,6 +96,8 @@ func TestValuesRefuse(t *testing.T) {
 		{"long cluster name", Config{ClusterName: strings.Repeat("a", 33)}, "32"},
 		{"port", Config{APIServerHost: "h", APIServerPort: 70000}, "70000"},
 		{"server without port", Config{TrustDomain: demo, SPIREServer: "spire-server"}, "host:port"},
+		{"routes to an address", Config{DirectRoutes: "10.244.0.0"}, "DirectRoutes"},
+		{"routes to IPv6", Config{DirectRoutes: "fd00::/48"}, "DirectRoutes"},
 		{"relative socket", Config{TrustDomain: demo, AdminSocket: "run/admin.sock"}, "AdminSocket"},
 		{"1.21", Config{TrustDomain: demo, Version: "v1.21.0"}, "removed after 1.20"},
 		{"1.21 module", Config{TrustDomain: demo, Chart: Chart{Module: "v1.21.3"}}, "1.21.3"},

@@ -340,7 +340,7 @@ func childPutOnFullDisk(dir string) int {
 	}
 	fmt.Println(err)
 	if _, ok, err := c.Get("big"); ok || err != nil {
-		return fail(fmt.Errorf("Get: %v, %v", ok, err))
+		return fail(fmt.Errorf("Get: %v, %w", ok, err))
 	}
 	return 0
 }

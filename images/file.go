@@ -75,7 +75,7 @@ func arrange(files []File) ([]File, error) {
 	for _, f := range files {
 		given := f.Path
 		if slices.Contains(strings.Split(given, "/"), "..") {
-			return nil, fmt.Errorf("layer entry %q: the path leaves the image; give it without ..", given)
+			return nil, fmt.Errorf("layer entry %q: the path leaves the image; give it without its '..' elements", given)
 		}
 		f.Path = strings.TrimPrefix(path.Clean("/"+given), "/")
 		if f.Path == "" {

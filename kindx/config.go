@@ -18,6 +18,10 @@ import (
 // DefaultName is the cluster's name where a Config gives none.
 const DefaultName = "precinct-99"
 
+// DefaultImage is the node image that this version of kind was made for, pinned by
+// digest.
+const DefaultImage = defaults.Image
+
 // Config describes a cluster. Its zero value is a cluster of one node with
 // kind's own network.
 type Config struct {
@@ -101,7 +105,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.Name = DefaultName
 	}
 	if c.Image == "" {
-		c.Image = defaults.Image
+		c.Image = DefaultImage
 	}
 	if c.KubeProxyMode == "" {
 		c.KubeProxyMode = "iptables"

@@ -75,7 +75,7 @@ func benchLoad(b *testing.B, ctx context.Context, cfg Config) {
 		b.Fatal(err)
 	}
 	defer s.Close()
-	base, err := s.cached(ctx, AgentImage)
+	base, err := s.cached(AgentImage)
 	if err != nil || base == nil {
 		b.Fatalf("image %s: %v", AgentImage, err)
 	}

@@ -61,9 +61,14 @@ func (s *Stack) imagesChecks() []phase.Check {
 		Hint: "Run again without --verify: the images phase gets what is missing.",
 		Run: func(ctx context.Context) (phase.Evidence, error) {
 			ev := phase.Evidence{Want: "a digest for each image", Source: "image cache"}
+			node, err := s.nodeImage()
+			if err != nil {
+				return ev, phase.Want(ev.Want, err.Error())
+			}
+			all := []images.NamedImage{node}
 			var missing []string
 			for _, ref := range ThirdPartyImages() {
-				img, err := s.cached(ctx, ref)
+				img, err := s.cached(ref)
 				if err != nil {
 					return ev, err
 				}
@@ -71,14 +76,17 @@ func (s *Stack) imagesChecks() []phase.Check {
 					missing = append(missing, ref)
 					continue
 				}
-				digest, err := img.Digest()
+				all = append(all, images.NamedImage{Ref: ref, Image: img})
+			}
+			for _, n := range all {
+				digest, err := n.Image.Digest()
 				if err != nil {
 					return ev, err
 				}
-				ev.Details = append(ev.Details, ref+" "+digest.String())
-				phase.Note(ctx, "image "+ref, digest.String())
+				ev.Details = append(ev.Details, n.Ref+" "+digest.String())
+				phase.Note(ctx, "image "+n.Ref, digest.String())
 			}
-			ev.Got = fmt.Sprintf("%d of %d", len(ev.Details), len(ThirdPartyImages()))
+			ev.Got = fmt.Sprintf("%d images, %d missing", len(all), len(missing))
 			if len(missing) > 0 {
 				return ev, phase.Want(ev.Want, "missing: "+strings.Join(missing, ", "))
 			}
@@ -119,10 +127,7 @@ func (s *Stack) checkLoaded(ctx context.Context) (phase.Evidence, error) {
 	}
 	var want []images.NamedImage
 	for _, ref := range ThirdPartyImages() {
-		if ref == NodeImage {
-			continue
-		}
-		img, err := s.cached(ctx, ref)
+		img, err := s.cached(ref)
 		if err != nil {
 			return ev, err
 		}

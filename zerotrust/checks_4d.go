@@ -287,7 +287,7 @@ func (l *flowLog) complete() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ended {
-		return fmt.Errorf("Hubble's stream ended: %w", l.err)
+		return fmt.Errorf("the stream of flows ended: %w", l.err)
 	}
 	return l.stream.Complete()
 }

@@ -2,6 +2,7 @@ package zerotrust
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -13,6 +14,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/org/spire-vault-99-action/cilium"
+	"github.com/org/spire-vault-99-action/images/fromsource"
 	"github.com/org/spire-vault-99-action/kindx"
 	"github.com/org/spire-vault-99-action/zerotrust/phase"
 )
@@ -113,14 +115,15 @@ func (s *Stack) nodeNames(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-// cached is a third-party image that was resolved before, or nil.
-func (s *Stack) cached(_ context.Context, ref string) (v1.Image, error) {
+// cached is an image that was resolved before, by this process or an earlier one,
+// or nil.
+func (s *Stack) cached(ref string) (v1.Image, error) {
 	if img, ok := s.resolved(ref); ok {
 		return img, nil
 	}
 	if s.builder != nil {
 		img, found, err := s.builder.Cached(ref)
-		if err != nil || found {
+		if found || err != nil && !errors.Is(err, fromsource.ErrNoRecipe) {
 			return img, err
 		}
 	}

@@ -7,14 +7,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/org/spire-vault-99-action/cilium"
 	"github.com/org/spire-vault-99-action/images"
 	"github.com/org/spire-vault-99-action/images/fromsource"
+	"github.com/org/spire-vault-99-action/internal/kube"
 	"github.com/org/spire-vault-99-action/kindx"
 	"github.com/org/spire-vault-99-action/spire"
 	"github.com/org/spire-vault-99-action/spire/deploy"
@@ -84,10 +85,11 @@ func (s *Stack) applyImages(ctx context.Context) error {
 		if err := s.resolveAll(ctx); err != nil {
 			return err
 		}
-		node, _ := s.resolved(NodeImage)
-		return images.LoadEngine(ctx, images.NamedImage{Ref: NodeImage, Image: node}, images.LoadConfig{
-			OnEvent: func(e images.Event) { phase.Progress(ctx, "%s", e) },
-		})
+		node, err := s.nodeImage()
+		if err != nil {
+			return err
+		}
+		return images.LoadEngine(ctx, node, images.LoadConfig{OnEvent: func(e images.Event) { phase.Progress(ctx, "%s", e) }})
 	})
 	if err := group.Wait(); err != nil {
 		return err // what is built so far stays for the next run
@@ -102,16 +104,18 @@ func (s *Stack) applyImages(ctx context.Context) error {
 // registry, or built now, all of the missing ones in one go.
 func (s *Stack) resolveAll(ctx context.Context) error {
 	var build []string
-	for _, ref := range ThirdPartyImages() {
-		img, found, err := s.resolve(ctx, ref)
+	for _, ref := range append([]string{NodeImage}, ThirdPartyImages()...) {
+		inRegistry := ref
+		if ref == NodeImage {
+			inRegistry = kindx.DefaultImage
+		}
+		found, err := s.find(ctx, ref, inRegistry)
 		if err != nil {
 			return err
 		}
-		if found {
-			s.keep(ref, img)
-			continue
+		if !found {
+			build = append(build, ref)
 		}
-		build = append(build, ref)
 	}
 	if len(build) == 0 {
 		return nil
@@ -130,30 +134,50 @@ func (s *Stack) resolveAll(ctx context.Context) error {
 	return err
 }
 
-// resolve finds an image without building it; false means that it can only be
-// built.
-func (s *Stack) resolve(ctx context.Context, ref string) (v1.Image, bool, error) {
+// find looks for an image without building it; false means that it can only be
+// built. What is found is kept under the reference that it was found by.
+func (s *Stack) find(ctx context.Context, ref, inRegistry string) (bool, error) {
 	if s.builder != nil {
 		img, cached, err := s.builder.Cached(ref)
-		if err != nil || cached {
-			return img, cached, err
+		if err != nil {
+			return false, err
 		}
-		if s.cfg.Images == images.SourceFromSource {
-			return nil, false, nil
+		if cached {
+			s.keep(ref, img)
+		}
+		if cached || s.cfg.Images == images.SourceFromSource {
+			return cached, nil
 		}
 	}
-	r, err := images.Resolve(ctx, ref, images.ResolveConfig{
+	r, err := images.Resolve(ctx, inRegistry, images.ResolveConfig{
 		Source: images.SourceRegistry, Cache: s.cache, Mirrors: s.cfg.Mirrors,
 		OnEvent: func(e images.Event) { phase.Progress(ctx, "%s", e) },
 	})
 	switch {
 	case err == nil:
-		return r.Image, true, nil
+		s.keep(inRegistry, r.Image)
+		return true, nil
 	case s.cfg.Images == images.SourceRegistry || ctx.Err() != nil:
-		return nil, false, err
+		return false, err
 	}
-	phase.Progress(ctx, "%s is to be had from no registry (%v): it will be built from source", ref, err)
-	return nil, false, nil
+	phase.Progress(ctx, "%s is to be had from no registry (%v): it will be built from source", inRegistry, err)
+	return false, nil
+}
+
+// nodeImage is the node image, under the name that the engine is to know it by:
+// the engine gives no image a digest that it did not pull itself.
+func (s *Stack) nodeImage() (images.NamedImage, error) {
+	for _, ref := range []string{NodeImage, kindx.DefaultImage} {
+		img, err := s.cached(ref)
+		if err != nil {
+			return images.NamedImage{}, err
+		}
+		if img != nil {
+			tag, _, _ := strings.Cut(ref, "@")
+			return images.NamedImage{Ref: tag, Image: img}, nil
+		}
+	}
+	return images.NamedImage{}, fmt.Errorf("neither %s nor %s is in the cache: run the images phase first", NodeImage, kindx.DefaultImage)
 }
 
 // buildApps builds the image of each package that a workload names.
@@ -191,40 +215,89 @@ func appRepository(in Intent, pkg string) string {
 
 // cluster
 
-func (s *Stack) clusterConfig(ctx context.Context) kindx.Config {
-	cfg := kindx.Config{
-		Name: s.cfg.Intent.Name, Image: NodeImage, Workers: s.cfg.Workers,
+func (s *Stack) clusterConfig(ctx context.Context) (kindx.Config, error) {
+	node, err := s.nodeImage()
+	if err != nil {
+		return kindx.Config{}, err
+	}
+	return kindx.Config{
+		Name: s.cfg.Intent.Name, Image: node.Ref, Workers: s.cfg.Workers,
 		DisableDefaultCNI: true, KubeProxyMode: "none",
 		Kubeconfig: s.cfg.Kubeconfig, Recreate: s.cfg.Recreate,
 		StateDir: filepath.Join(s.cfg.Dir, "clusters"),
 		OnEvent:  func(e kindx.Event) { phase.Progress(ctx, "%s", e) },
-	}
-	return cfg
+	}, nil
 }
 
 func (s *Stack) applyCluster(ctx context.Context) error {
-	if _, err := kindx.Ensure(ctx, s.clusterConfig(ctx)); err != nil {
+	exists, err := Exists(ctx, s.cfg)
+	if err != nil {
 		return err
 	}
-	_, err := s.load(ctx)
-	return err
+	cfg, err := s.clusterConfig(ctx)
+	if err != nil {
+		return err
+	}
+	early, stop := context.WithCancel(ctx)
+	var warm sync.WaitGroup
+	if !exists {
+		// kubeadm waits more than it works: meanwhile the nodes take images.
+		warm.Go(func() { s.loadEarly(early) })
+	}
+	_, err = kindx.Ensure(ctx, cfg)
+	if err != nil {
+		stop()
+	}
+	warm.Wait()
+	stop()
+	if err != nil {
+		return err
+	}
+	return s.load(ctx)
+}
+
+// loadEarly loads the images while the cluster is still being made, as soon as
+// every node's containerd answers. Whatever goes wrong, load finds it afterwards.
+func (s *Stack) loadEarly(ctx context.Context) {
+	err := kube.Wait(ctx, "containerd on each node", 500*time.Millisecond, func(ctx context.Context) (bool, string, error) {
+		nodes, err := s.nodes(ctx)
+		if err != nil {
+			return false, "no nodes", err
+		}
+		if len(nodes) != s.cfg.Workers+1 {
+			return false, fmt.Sprintf("%d nodes", len(nodes)), nil
+		}
+		for _, n := range nodes {
+			if err := n.Exec(ctx, nil, nil, "ctr", "version"); err != nil {
+				return false, n.Name(), err
+			}
+		}
+		return true, "all answer", nil
+	})
+	if err == nil {
+		err = s.load(ctx)
+	}
+	if err != nil && ctx.Err() == nil {
+		phase.Progress(ctx, "loading images early: %v", err)
+	}
 }
 
 // load puts every image but the node's own into the nodes.
-func (s *Stack) load(ctx context.Context) (images.LoadResult, error) {
+func (s *Stack) load(ctx context.Context) error {
 	nodes, err := s.nodes(ctx)
 	if err != nil {
-		return images.LoadResult{}, err
+		return err
 	}
 	var all []images.NamedImage
 	for _, ref := range s.nodeImages() {
 		img, ok := s.resolved(ref)
 		if !ok {
-			return images.LoadResult{}, fmt.Errorf("image %s was not resolved: run the images phase first", ref)
+			return fmt.Errorf("image %s was not resolved: run the images phase first", ref)
 		}
 		all = append(all, images.NamedImage{Ref: ref, Image: img})
 	}
-	return images.Load(ctx, nodes, all, images.LoadConfig{OnEvent: func(e images.Event) { phase.Progress(ctx, "%s", e) }})
+	_, err = images.Load(ctx, nodes, all, images.LoadConfig{OnEvent: func(e images.Event) { phase.Progress(ctx, "%s", e) }})
+	return err
 }
 
 func (s *Stack) nodes(ctx context.Context) ([]images.Node, error) {
@@ -241,7 +314,7 @@ func (s *Stack) nodes(ctx context.Context) ([]images.Node, error) {
 
 // nodeImages are the references of the images that the nodes run, sorted.
 func (s *Stack) nodeImages() []string {
-	refs := slices.DeleteFunc(ThirdPartyImages(), func(ref string) bool { return ref == NodeImage })
+	refs := ThirdPartyImages()
 	for _, ref := range s.appImages() {
 		refs = append(refs, ref)
 	}

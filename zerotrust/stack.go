@@ -24,7 +24,9 @@ import (
 const Owner = "zerotrust"
 
 // The third-party images of the stack, by upstream's names. They are the same
-// whether they come from a registry or are built from source.
+// whether they come from a registry or are built from source, but for the node
+// image: there it is NodeImage, and the one that kind pins (kindx.DefaultImage)
+// from a registry.
 const (
 	NodeImage     = "kindest/node:v1.37.2"
 	AgentImage    = "quay.io/cilium/cilium:v1.20.2"
@@ -35,10 +37,13 @@ const (
 	SPIREOIDC     = "ghcr.io/spiffe/oidc-discovery-provider:1.13.3"
 )
 
-// ThirdPartyImages are the references of all the images that the stack runs and
-// does not build from your own module.
+// podNetwork is kind's own choice.
+const podNetwork = "10.244.0.0/16"
+
+// ThirdPartyImages are the references of the images that the nodes run beside
+// those of your own module.
 func ThirdPartyImages() []string {
-	return []string{NodeImage, AgentImage, OperatorImage, RelayImage, SPIREServer, SPIREAgent, SPIREOIDC}
+	return []string{AgentImage, OperatorImage, RelayImage, SPIREServer, SPIREAgent, SPIREOIDC}
 }
 
 // Config says where and how to bring an intent up. Dir and SourceDir are
@@ -200,6 +205,7 @@ func (s *Stack) ciliumConfig() cilium.Config {
 	return cilium.Config{
 		Version: version, TrustDomain: s.td, ClusterName: s.cfg.Intent.Name,
 		APIServerHost: s.cfg.Intent.Name + "-control-plane",
+		DirectRoutes:  podNetwork,
 		Images:        cilium.Images{Agent: AgentImage, Operator: OperatorImage, Relay: RelayImage},
 		PullPolicy:    "IfNotPresent",
 		DisableEnvoy:  true, // no recipe builds Envoy, and no policy of ours needs it

@@ -173,14 +173,14 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-func up(ctx context.Context, cfg zerotrust.Config, o options, stdout io.Writer) (phase.Report, error) {
+func up(ctx context.Context, cfg zerotrust.Config, o options, stdout io.Writer) (r phase.Report, err error) {
 	stack, err := zerotrust.New(ctx, cfg)
 	if err != nil {
 		return phase.Report{}, err
 	}
-	defer stack.Close()
+	defer func() { err = errors.Join(err, stack.Close()) }()
 	live := report.NewTerminal(stdout, terminalConfig(stdout))
-	defer live.Close()
+	defer func() { err = errors.Join(err, live.Close()) }()
 	options := phase.Options{VerifyOnly: o.verify}
 	if o.phases != "" {
 		options.Only = strings.Split(o.phases, ",")

@@ -11,6 +11,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
+// rolloutInterval is short, for others wait in turn for what is rolled out.
+const rolloutInterval = 250 * time.Millisecond
+
 // progress is how far a rollout has come.
 type progress struct {
 	done     bool
@@ -28,7 +31,7 @@ func (c *Client) WaitRollout(ctx context.Context, kind, namespace, name string) 
 		return err
 	}
 	var last progress
-	err = Wait(ctx, fmt.Sprintf("the rollout of %s %s/%s", kind, namespace, name), defaultInterval,
+	err = Wait(ctx, fmt.Sprintf("the rollout of %s %s/%s", kind, namespace, name), rolloutInterval,
 		func(ctx context.Context) (bool, string, error) {
 			p, err := look(ctx)
 			if err == nil {

@@ -44,7 +44,7 @@ func binDir(t *testing.T) string {
 func TestE2ESPIREAcceptsTheConfigs(t *testing.T) {
 	bin := binDir(t)
 	for name, cfg := range map[string]Config{"default": {}, "custom": custom} {
-		r, err := newRenderer(cfg)
+		r, err := newRenderer(cfg, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -157,7 +157,7 @@ func testFetch(t *testing.T, bin string, real *spiretest.Real) {
 // socket of the running agent.
 func testOIDC(t *testing.T, bin string, real *spiretest.Real) {
 	mine(t, real, "/oidc-discovery-provider")
-	r, err := newRenderer(Config{})
+	r, err := newRenderer(Config{}, "")
 	if err != nil {
 		t.Fatal(err)
 	}

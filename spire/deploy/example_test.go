@@ -27,8 +27,8 @@ func ExampleManifests() {
 	// Output:
 	// admin_ids = ["spiffe://corp.example/admin/session", "spiffe://corp.example/cilium-operator"]
 	// image: ghcr.io/spiffe/spire-server:1.13.3
-	// server_address = "spire-server.spire-system.svc"
-	// image: ghcr.io/spiffe/spire-agent:1.13.3
 	// image: ghcr.io/spiffe/oidc-discovery-provider:1.13.3
+	// image: ghcr.io/spiffe/spire-agent:1.13.3
+	// server_address = "spire-server.spire-system.svc"
 	// image: ghcr.io/spiffe/spire-agent:1.13.3
 }

@@ -33,8 +33,12 @@ type Installation struct {
 //
 // It may be called again at any time, with another Config too: what differs is
 // changed, and pods whose config changed are replaced. Only Storage cannot be changed.
-// The cluster needs a working pod network and cluster DNS, or the wait goes on until
-// ctx ends.
+// The cluster needs a working pod network, or the wait goes on until ctx ends.
+//
+// Agents are given the cluster IP of the server's Service: they attest before there is
+// cluster DNS, and go on without it. Who the server is they see from its SVID, not
+// from its address. Should the Service be deleted, Install makes it anew and
+// replaces the agents.
 func Install(ctx context.Context, config *rest.Config, cfg Config) (Installation, error) {
 	start := time.Now()
 	cfg = cfg.withDefaults()
@@ -54,11 +58,11 @@ func Install(ctx context.Context, config *rest.Config, cfg Config) (Installation
 		}
 		return Installation{cfg.Storage, time.Since(start)}, err
 	}
-	r, err := newRenderer(cfg)
+	r, err := newRenderer(cfg, "")
 	if err != nil {
 		return done(err)
 	}
-	apply := func(names ...string) error {
+	apply := func(r *renderer, names ...string) error {
 		for _, name := range names {
 			doc, err := r.render(name)
 			if err != nil {
@@ -72,7 +76,15 @@ func Install(ctx context.Context, config *rest.Config, cfg Config) (Installation
 	}
 
 	cfg.event("SPIRE server: applying (storage: %s)", cfg.Storage)
-	if err := apply(serverManifest); err != nil {
+	// All but the agents: what waits for an agent's socket has its pods by then.
+	if err := apply(r, serverManifest, oidcManifest, canaryManifest); err != nil {
+		return done(err)
+	}
+	service, err := client.Clientset().CoreV1().Services(cfg.Namespace).Get(ctx, "spire-server", metav1.GetOptions{})
+	if err != nil {
+		return done(fmt.Errorf("read the cluster IP of service spire-server: %w", err))
+	}
+	if r, err = newRenderer(cfg, service.Spec.ClusterIP); err != nil {
 		return done(err)
 	}
 	if !cfg.NoWait {
@@ -86,7 +98,7 @@ func Install(ctx context.Context, config *rest.Config, cfg Config) (Installation
 		}
 		cfg.event("SPIRE server: ready after %s", time.Since(start).Round(100*time.Millisecond))
 	}
-	if err := apply(agentManifest, oidcManifest, canaryManifest); err != nil {
+	if err := apply(r, agentManifest); err != nil {
 		return done(err)
 	}
 	if !cfg.NoWait {

@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
@@ -16,27 +17,29 @@ import (
 //go:embed manifests/*.yaml manifests/*.tmpl
 var files embed.FS
 
-// The manifests in the order in which they are needed: agents start at once where
-// the server has written its trust bundle.
+// The manifests. Agents start at once where the server has written its trust bundle,
+// the others at any time.
 const (
 	serverManifest = "server.yaml"
-	agentManifest  = "agent.yaml"
 	oidcManifest   = "oidc.yaml"
 	canaryManifest = "canary.yaml"
+	agentManifest  = "agent.yaml"
 )
 
 // values are what the templates see.
 type values struct {
 	Config
 	NodeStorage                     bool
+	ServerAddress                   string // where agents find the server
 	ServerPort, AgentHealthPort     int
 	ServerConf, AgentConf, OIDCConf string
 }
 
 // Manifests are the YAML documents of an installation, in the order in which Install
-// applies them. They are a pure function of cfg; StorageAuto is StorageClaim here.
+// applies them. They are a pure function of cfg; StorageAuto is StorageClaim here, and
+// agents find the server by its name, where Install gives them its cluster IP.
 func Manifests(cfg Config) ([]byte, error) {
-	r, err := newRenderer(cfg)
+	r, err := newRenderer(cfg, "")
 	if err != nil {
 		return nil, err
 	}
@@ -45,14 +48,17 @@ func Manifests(cfg Config) ([]byte, error) {
 
 type renderer struct{ values values }
 
-func newRenderer(cfg Config) (*renderer, error) {
+// newRenderer is for agents that find the server at an address, "" being the
+// Service's name.
+func newRenderer(cfg Config, serverAddress string) (*renderer, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
 	r := &renderer{values{
 		Config: cfg, NodeStorage: cfg.Storage == StorageNode,
-		ServerPort: serverPort, AgentHealthPort: agentHealthPort,
+		ServerAddress: cmp.Or(serverAddress, "spire-server."+cfg.Namespace+".svc"),
+		ServerPort:    serverPort, AgentHealthPort: agentHealthPort,
 	}}
 	v := &r.values
 	v.AdminIDs = append([]spiffeid.ID{AdminID(cfg.TrustDomain)}, cfg.AdminIDs...)
@@ -75,7 +81,7 @@ func newRenderer(cfg Config) (*renderer, error) {
 
 func (r *renderer) all() ([]byte, error) {
 	var docs [][]byte
-	for _, name := range []string{serverManifest, agentManifest, oidcManifest, canaryManifest} {
+	for _, name := range []string{serverManifest, oidcManifest, canaryManifest, agentManifest} {
 		doc, err := r.render(name)
 		if err != nil {
 			return nil, err

@@ -45,7 +45,7 @@ var custom = Config{
 
 func TestGolden(t *testing.T) {
 	for name, cfg := range map[string]Config{"default": {}, "custom": custom} {
-		r, err := newRenderer(cfg)
+		r, err := newRenderer(cfg, "")
 		if err != nil {
 			t.Fatal(err)
 		}

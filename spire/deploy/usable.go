@@ -161,7 +161,7 @@ func release(ctx context.Context, client *kube.Client, conn *Conn, cfg Config, p
 		// Also when ctx has ended: what is left behind ends by itself, but late.
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
-		if cleanErr := removeCanaries(clean, conn, cfg, entry); cleanErr != nil && err == nil {
+		if cleanErr := removeCanaries(clean, conn, entry); cleanErr != nil && err == nil {
 			err = cleanErr
 		}
 	}()
@@ -201,7 +201,7 @@ func canaryEntry(cfg Config, nonce string, now time.Time) spire.Entry {
 
 // removeCanaries deletes the entry, and those that a killed call left behind. It leaves
 // those of a call that may still be running.
-func removeCanaries(ctx context.Context, conn *Conn, cfg Config, mine spire.Entry) error {
+func removeCanaries(ctx context.Context, conn *Conn, mine spire.Entry) error {
 	have, err := spire.List(ctx, conn, spire.ListConfig{ParentID: mine.ParentID})
 	if err != nil {
 		return err

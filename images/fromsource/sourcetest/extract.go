@@ -60,7 +60,7 @@ func extractLayer(ctx context.Context, layer v1.Layer, dir string, wanted []stri
 	if err != nil {
 		return nil, nil, err
 	}
-	defer rc.Close()
+	defer func() { _ = rc.Close() }()
 	found, hidden = map[string]bool{}, map[string]bool{}
 	tr := tar.NewReader(rc)
 	for {

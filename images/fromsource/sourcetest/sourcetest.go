@@ -71,7 +71,7 @@ func binaries(ctx context.Context, log logf, files []File) (string, error) {
 // find returns the files' images by reference, and builds what is not cached,
 // in one go: they may share what is compiled.
 func find(ctx context.Context, base string, log logf, files []File) (map[string]v1.Image, error) {
-	cache, err := images.OpenCache(filepath.Join(base, "images"))
+	cache, err := images.OpenCache(filepath.Join(base, "images")) //nolint:contextcheck // it waits for nothing long
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +144,7 @@ func place(ctx context.Context, store string, files []File, found map[string]v1.
 	if err := errors.Join(os.RemoveAll(half), os.Mkdir(half, 0o755)); err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(half)
+	defer func() { _ = os.RemoveAll(half) }()
 	for ref, wanted := range paths {
 		if err := extract(ctx, found[ref], half, wanted); err != nil {
 			return "", fmt.Errorf("files of image %s: %w", ref, err)
@@ -156,7 +156,7 @@ func place(ctx context.Context, store string, files []File, found map[string]v1.
 // lock takes the lock file for this process, or returns ctx's error. The kernel
 // gives it back when the process dies.
 func lock(ctx context.Context, name string, log logf) (unlock func(), err error) {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o644)
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -166,16 +166,16 @@ func lock(ctx context.Context, name string, log logf) (unlock func(), err error)
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		switch {
 		case err == nil:
-			return func() { f.Close() }, nil // closing gives the lock back
+			return func() { _ = f.Close() }, nil // closing gives the lock back
 		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
-			f.Close()
+			_ = f.Close()
 			return nil, fmt.Errorf("lock %s: %w", name, err)
 		case !waited:
 			log("waiting for %s: another test looks for its programs, or builds them", name)
 		}
 		select {
 		case <-ctx.Done():
-			f.Close()
+			_ = f.Close()
 			return nil, fmt.Errorf("wait for lock %s, which another process holds: %w", name, ctx.Err())
 		case <-tick.C:
 		}
