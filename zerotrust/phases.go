@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/rest"
 
 	"github.com/org/spire-vault-99-action/cilium"
 	"github.com/org/spire-vault-99-action/images"
@@ -369,7 +370,39 @@ func (s *Stack) applyIdentities(ctx context.Context) error {
 	if _, err := deploy.WaitUsable(ctx, cluster, s.spireConfig()); err != nil {
 		return err
 	}
-	return deploy.WaitOIDC(ctx, cluster, s.spireConfig())
+	var group errgroup.Group
+	group.Go(func() error { return deploy.WaitOIDC(ctx, cluster, s.spireConfig()) })
+	group.Go(func() error { s.hurryIdentities(ctx, cluster, conn); return nil })
+	return group.Wait()
+}
+
+// hurryIdentities has Cilium's operator register the identities that it failed to
+// register while there was no SPIRE; by itself it would try again ever later. It is
+// no more than a hurry: a check of 4C finds whether all of them are registered.
+func (s *Stack) hurryIdentities(ctx context.Context, cluster *rest.Config, conn *deploy.Conn) {
+	hurry, cancel := context.WithTimeout(ctx, settle)
+	defer cancel()
+	err := kube.Wait(hurry, "the entries of Cilium's identities", time.Second, func(ctx context.Context) (bool, string, error) {
+		entries, err := spire.List(ctx, conn, spire.ListConfig{ParentID: spire.CiliumOperatorID(s.td)})
+		if err != nil {
+			return false, "", err
+		}
+		identities, err := cilium.Identities(ctx, cluster)
+		if err != nil {
+			return false, "", err
+		}
+		var missing []uint32
+		for _, id := range identities {
+			path := fmt.Sprintf("/identity/%d", id.ID)
+			if !slices.ContainsFunc(entries, func(e spire.Entry) bool { return e.SPIFFEID.Path() == path }) {
+				missing = append(missing, id.ID)
+			}
+		}
+		return len(missing) == 0, fmt.Sprintf("without an entry: %v", missing), cilium.TouchIdentities(ctx, cluster, missing...)
+	})
+	if err != nil {
+		phase.Progress(ctx, "%v", err)
+	}
 }
 
 func (s *Stack) syncConfig() spire.SyncConfig { return spire.SyncConfig{Owner: Owner} }
