@@ -393,7 +393,7 @@ func (l *lab) cilium() (*rest.Config, cilium.Config) {
 func (l *lab) failedUpgrade() {
 	cluster, cfg := l.cilium()
 	bad := cfg
-	bad.Images.Relay, bad.PullPolicy, bad.Timeout = "quay.io/cilium/hubble-relay:v0.0.0-none", "Never", 20*time.Second
+	bad.Images.Relay, bad.Timeout = "registry.invalid/none:v0", 40*time.Second
 	_, err := cilium.Upgrade(l.Context(), cluster, bad)
 	var rolled *cilium.RolledBackError
 	if !errors.As(err, &rolled) {
