@@ -456,22 +456,25 @@ func (l *lab) ctrlC() {
 	}
 }
 
-// interrupter collects output and kills once it has seen a text.
+// interrupter collects output and kills once it has seen a text. (The buffer is
+// not embedded: io.Copy would find its ReadFrom and go past Write.)
 type interrupter struct {
-	bytes.Buffer
+	buf  bytes.Buffer
 	at   string
 	kill func() error
 	done bool
 }
 
 func (i *interrupter) Write(p []byte) (int, error) {
-	n, err := i.Buffer.Write(p)
-	if !i.done && strings.Contains(i.String(), i.at) {
+	n, err := i.buf.Write(p)
+	if !i.done && strings.Contains(i.buf.String(), i.at) {
 		i.done = true
 		err = i.kill()
 	}
 	return n, err
 }
+
+func (i *interrupter) String() string { return i.buf.String() }
 
 func (l *lab) stoppedNode() {
 	node := l.cfg.Intent.Name + "-worker"
