@@ -202,6 +202,9 @@ func (l *lab) fromNothing() {
 	if err := json.Unmarshal(doc.Bytes(), &parsed); err != nil || !parsed.OK || len(parsed.Phases) != 9 {
 		l.Errorf("the JSON report reads as %+v, %v", parsed, err)
 	}
+	if strings.Contains(doc.String(), "PRIVATE KEY") || strings.Contains(doc.String(), "eyJ") {
+		l.Error("the report holds a key or a token")
+	}
 	for check, want := range map[string]string{
 		"edge frontend → backend:8000": "auth=SPIRE",
 		"edge intruder → backend:8000": "POLICY_DENIED",

@@ -161,7 +161,8 @@ func (s *Stack) find(ctx context.Context, ref, inRegistry string) (bool, error) 
 	case s.cfg.Images == images.SourceRegistry || ctx.Err() != nil:
 		return false, err
 	}
-	phase.Progress(ctx, "%s is to be had from no registry (%v): it will be built from source", inRegistry, err)
+	// What was tried has been told by the events above.
+	phase.Progress(ctx, "no registry gave %s: %s will be built from source", inRegistry, ref)
 	return false, nil
 }
 

@@ -219,11 +219,11 @@ func TestProgressEstimates(t *testing.T) {
 	p.plan(1)
 	p.packages("r", 100)
 	for range 25 {
-		clock = clock.Add(time.Second)
+		clock = clock.Add(5 * time.Second)
 		p.compiled("r")
 	}
 	last := events[len(events)-1]
-	if want := (Event{What: "compiling r", Done: 25, Total: 100, Elapsed: 25 * time.Second, Remaining: 75 * time.Second}); last != want {
+	if want := (Event{What: "compiling r", Done: 25, Total: 100, Elapsed: 125 * time.Second, Remaining: 375 * time.Second}); last != want {
 		t.Errorf("got %+v, want %+v", last, want)
 	}
 	p.finished("r")

@@ -30,7 +30,11 @@ const usualPackages = 1200
 // one waits for downloads.
 const enoughPackages = 20
 
-// progress turns what is compiled into events, one a second at the most.
+// interval is how long apart events about compiling are: a log of a long build
+// should stay readable.
+const interval = 5 * time.Second
+
+// progress turns what is compiled into events.
 type progress struct {
 	emit func(Event)
 	now  func() time.Time
@@ -99,7 +103,7 @@ func (p *progress) image(ref string) {
 
 func (p *progress) event(what string, always bool) {
 	now := p.now()
-	if !always && now.Sub(p.last) < time.Second {
+	if !always && now.Sub(p.last) < interval {
 		return
 	}
 	p.last = now
