@@ -48,8 +48,11 @@ func Matrix(in Intent) []Cell {
 // How long a probe tries, how often an allowed one is repeated while policies
 // and identities reach the nodes, and how long Hubble may take to tell.
 const (
-	probeTimeout   = 4 * time.Second
-	allowedTries   = 5
+	deniedTimeout = 4 * time.Second
+	// A first authenticated connection loses its SYN until the handshake is done;
+	// TCP sends it again after 1, 3 and 7 s.
+	allowedTimeout = 10 * time.Second
+	allowedTries   = 3
 	hubblePatience = 15 * time.Second
 )
 
@@ -92,7 +95,7 @@ func (r probeResult) String() string {
 }
 
 // probe tries the cell from inside a pod of the source workload.
-func (s *Stack) probe(ctx context.Context, cell Cell) (corev1.Pod, probeResult, error) {
+func (s *Stack) probe(ctx context.Context, cell Cell, timeout time.Duration) (corev1.Pod, probeResult, error) {
 	client, err := s.kube(ctx)
 	if err != nil {
 		return corev1.Pod{}, probeResult{}, err
@@ -107,7 +110,7 @@ func (s *Stack) probe(ctx context.Context, cell Cell) (corev1.Pod, probeResult, 
 		return corev1.Pod{}, probeResult{}, fmt.Errorf("workload %s has no ready pod to probe from", from.Name)
 	}
 	out, err := client.ExecOutput(ctx, from.Namespace, pods[0].Name, from.Name,
-		"/app/"+path.Base(from.Package), "probe", "-timeout", probeTimeout.String(), fmt.Sprintf("%s:%d", to.Host(), cell.Port))
+		"/app/"+path.Base(from.Package), "probe", "-timeout", timeout.String(), fmt.Sprintf("%s:%d", to.Host(), cell.Port))
 	if err != nil {
 		return pods[0], probeResult{}, fmt.Errorf("probing %s from pod %s: %w", cell, pods[0].Name, err)
 	}
@@ -132,7 +135,7 @@ func (s *Stack) proveAllowed(ctx context.Context, log *flowLog, cell Cell) (phas
 	var r probeResult
 	var err error
 	for try := 1; try <= allowedTries; try++ {
-		if pod, r, err = s.probe(ctx, cell); err != nil {
+		if pod, r, err = s.probe(ctx, cell, allowedTimeout); err != nil {
 			return ev, err
 		}
 		ev.Details = append(ev.Details, fmt.Sprintf("try %d from pod %s: %s", try, pod.Name, r))
@@ -169,7 +172,7 @@ func (s *Stack) proveDenied(ctx context.Context, log *flowLog, cell Cell) (phase
 	if err := log.open(ctx); err != nil {
 		return ev, err
 	}
-	pod, r, err := s.probe(ctx, cell)
+	pod, r, err := s.probe(ctx, cell, deniedTimeout)
 	if err != nil {
 		return ev, err
 	}

@@ -52,7 +52,7 @@ func (s *Stack) proveHandshake(ctx context.Context, cell Cell, ev *phase.Evidenc
 		return fmt.Errorf("%s: the pair is still in the map of %s after the flush (until %s): somebody else uses the edge, so a fresh handshake cannot be told apart", cell, to.Node, e.Expires)
 	}
 	flushed := time.Now()
-	_, result, err := s.probe(ctx, cell)
+	_, result, err := s.probe(ctx, cell, allowedTimeout)
 	if err != nil {
 		return err
 	}
