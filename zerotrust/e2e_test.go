@@ -138,6 +138,21 @@ func (l *lab) green(o phase.Options) phase.Report {
 	return r
 }
 
+// stack is a fresh Stack, as a new process would have, closed when the step ends.
+func (l *lab) stack() *Stack {
+	l.Helper()
+	s, err := New(l.Context(), l.cfg)
+	if err != nil {
+		l.Fatal(err)
+	}
+	l.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			l.Error(err)
+		}
+	})
+	return s
+}
+
 func took(r phase.Report) time.Duration { return r.Ended.Sub(r.Started) }
 
 // checkOf finds one check of a report.
@@ -229,11 +244,7 @@ func (l *lab) again() {
 // policies, SPIRE's entries.
 func (l *lab) state() string {
 	l.Helper()
-	s, err := New(l.Context(), l.cfg)
-	if err != nil {
-		l.Fatal(err)
-	}
-	defer s.Close()
+	s := l.stack()
 	client, err := s.kube(l.Context())
 	if err != nil {
 		l.Fatal(err)
@@ -283,11 +294,7 @@ func (l *lab) verifyOnly() {
 // policyLifted takes the policies of intruder and backend away: the cell that
 // they deny must be found open, and only that kind of thing; then it is put right.
 func (l *lab) policyLifted() {
-	s, err := New(l.Context(), l.cfg)
-	if err != nil {
-		l.Fatal(err)
-	}
-	defer s.Close()
+	s := l.stack()
 	cluster, err := s.rest(l.Context())
 	if err != nil {
 		l.Fatal(err)
@@ -334,11 +341,7 @@ func (l *lab) policyLifted() {
 }
 
 func (l *lab) entryWithdrawn() {
-	s, err := New(l.Context(), l.cfg)
-	if err != nil {
-		l.Fatal(err)
-	}
-	defer s.Close()
+	s := l.stack()
 	conn, err := s.spire(l.Context())
 	if err != nil {
 		l.Fatal(err)
@@ -381,11 +384,7 @@ func (l *lab) unknownChart() {
 // cilium is the connection and the configuration that the cilium phase uses.
 func (l *lab) cilium() (*rest.Config, cilium.Config) {
 	l.Helper()
-	s, err := New(l.Context(), l.cfg)
-	if err != nil {
-		l.Fatal(err)
-	}
-	defer s.Close()
+	s := l.stack()
 	cluster, err := s.rest(l.Context())
 	if err != nil {
 		l.Fatal(err)

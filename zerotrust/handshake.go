@@ -2,20 +2,14 @@ package zerotrust
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-
 	"github.com/org/spire-vault-99-action/cilium"
-	"github.com/org/spire-vault-99-action/images/fromsource"
-	"github.com/org/spire-vault-99-action/kindx"
 	"github.com/org/spire-vault-99-action/zerotrust/phase"
 )
 
@@ -95,45 +89,4 @@ func (s *Stack) identityOf(ctx context.Context, cluster *rest.Config, workload s
 		}
 	}
 	return cilium.Endpoint{}, fmt.Errorf("no ready pod of workload %s has a Cilium endpoint with an identity", workload)
-}
-
-// nodeNames are the names of the cluster's nodes, sorted.
-func (s *Stack) nodeNames(ctx context.Context) ([]string, error) {
-	client, err := s.kube(ctx)
-	if err != nil {
-		return nil, err
-	}
-	nodes, err := client.Clientset().CoreV1().Nodes().List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return nil, fmt.Errorf("listing the nodes: %w", err)
-	}
-	var names []string
-	for _, n := range nodes.Items {
-		names = append(names, n.Name)
-	}
-	slices.Sort(names)
-	return names, nil
-}
-
-// cached is an image that was resolved before, by this process or an earlier one,
-// or nil.
-func (s *Stack) cached(ref string) (v1.Image, error) {
-	if img, ok := s.resolved(ref); ok {
-		return img, nil
-	}
-	if s.builder != nil {
-		img, found, err := s.builder.Cached(ref)
-		if found || err != nil && !errors.Is(err, fromsource.ErrNoRecipe) {
-			return img, err
-		}
-	}
-	img, found, err := s.cache.Get(ref)
-	if err != nil || !found {
-		return nil, err
-	}
-	return img, nil
-}
-
-func (s *Stack) preflightConfig() kindx.PreflightConfig {
-	return kindx.PreflightConfig{Name: s.cfg.Intent.Name, Workers: s.cfg.Workers}
 }

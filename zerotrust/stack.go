@@ -3,12 +3,15 @@ package zerotrust
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
 	"github.com/org/spire-vault-99-action/cilium"
@@ -247,4 +250,45 @@ func Exists(ctx context.Context, cfg Config) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// nodeNames are the names of the cluster's nodes, sorted.
+func (s *Stack) nodeNames(ctx context.Context) ([]string, error) {
+	client, err := s.kube(ctx)
+	if err != nil {
+		return nil, err
+	}
+	nodes, err := client.Clientset().CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("listing the nodes: %w", err)
+	}
+	var names []string
+	for _, n := range nodes.Items {
+		names = append(names, n.Name)
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// cached is an image that was resolved before, by this process or an earlier one,
+// or nil.
+func (s *Stack) cached(ref string) (v1.Image, error) {
+	if img, ok := s.resolved(ref); ok {
+		return img, nil
+	}
+	if s.builder != nil {
+		img, found, err := s.builder.Cached(ref)
+		if found || err != nil && !errors.Is(err, fromsource.ErrNoRecipe) {
+			return img, err
+		}
+	}
+	img, found, err := s.cache.Get(ref)
+	if err != nil || !found {
+		return nil, err
+	}
+	return img, nil
+}
+
+func (s *Stack) preflightConfig() kindx.PreflightConfig {
+	return kindx.PreflightConfig{Name: s.cfg.Intent.Name, Workers: s.cfg.Workers}
 }
