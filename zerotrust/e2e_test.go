@@ -118,7 +118,11 @@ func (l *lab) run(ctx context.Context, o phase.Options, on func(phase.Event)) (p
 	return phase.RunWith(ctx, s.Phases(), o, func(e phase.Event) {
 		if e.Kind == phase.PhaseDone || e.Kind == phase.PhaseProgress && time.Since(last) > time.Minute {
 			last = time.Now()
-			fmt.Printf("    %s %s %s %s\n", e.Time.Format(time.TimeOnly), e.Phase, e.Status, e.Text)
+			said := e.Text
+			if e.Kind == phase.PhaseDone {
+				said = e.Status.String() + " " + said
+			}
+			fmt.Printf("    %s %s: %s\n", e.Time.Format(time.TimeOnly), e.Phase, said)
 		}
 		if on != nil {
 			on(e)

@@ -122,6 +122,7 @@ func (s *Stack) resolveAll(ctx context.Context) error {
 		return nil
 	}
 	phase.Progress(ctx, "building %d images from source: %s", len(build), strings.Join(build, ", "))
+	phase.Progress(ctx, "it takes the Debian packages %s on this machine, installed where missing", strings.Join(fromsource.HostPackages(), ", "))
 	if err := kindx.InstallPackages(ctx, fromsource.HostPackages()...); err != nil {
 		return err
 	}
