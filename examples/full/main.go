@@ -16,7 +16,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/go-logr/logr"
 	"golang.org/x/term"
+	"k8s.io/klog/v2"
 
 	"github.com/org/spire-vault-99-action/images"
 	"github.com/org/spire-vault-99-action/zerotrust"
@@ -31,7 +33,12 @@ const (
 	exitInterrupted = 130
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	// Helm's and client-go's own log would run through the live display; what
+	// matters of it comes back as errors.
+	klog.SetLogger(logr.Discard())
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
 
 // options are the command line.
 type options struct {

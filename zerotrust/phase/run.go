@@ -340,11 +340,21 @@ func panicSite() string {
 // withCause adds to an error why its context ended, where the error does not say it.
 func withCause(ctx context.Context, err error) error {
 	cause := context.Cause(ctx)
-	if cause == nil || strings.Contains(err.Error(), cause.Error()) {
+	switch {
+	case cause == nil || errors.Is(err, cause):
 		return err
+	case strings.Contains(err.Error(), cause.Error()):
+		// Said already, by a library that keeps the text alone.
+		return &causedError{err, cause}
 	}
 	return fmt.Errorf("%w (%w)", err, cause)
 }
+
+// causedError reads as err and is also its cause.
+type causedError struct{ err, cause error }
+
+func (e *causedError) Error() string   { return e.err.Error() }
+func (e *causedError) Unwrap() []error { return []error{e.err, e.cause} }
 
 func text(err error) string {
 	if err == nil {

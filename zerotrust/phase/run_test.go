@@ -533,3 +533,24 @@ func TestEventsComeOneAtATime(t *testing.T) {
 		}
 	}
 }
+
+// An error that only says in words that the context ended is known as such too.
+func TestCancellationIsKnownThroughWords(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	p := &Phase{
+		Name: "p",
+		Apply: func(ctx context.Context) error {
+			cancel()
+			<-ctx.Done()
+			return errors.New("Get /api: " + ctx.Err().Error())
+		},
+		Checks: []Check{{Name: "c", Run: func(context.Context) (Evidence, error) { return Evidence{}, nil }}},
+	}
+	_, err := Run(ctx, []*Phase{p}, nil)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if n := strings.Count(err.Error(), context.Canceled.Error()); n != 1 {
+		t.Errorf("said %d times: %v", n, err)
+	}
+}
