@@ -22,9 +22,12 @@ var (
 
 // Cluster is a cluster whose API server answers, or did when it was found.
 type Cluster struct {
-	Name        string
-	Kubeconfig  string // the file that has its entry, "" for the one that kubectl would use
-	Created     bool   // by the call that returned it
+	Name       string
+	Kubeconfig string // the file that has its entry, "" for the one that kubectl would use
+	Created    bool   // by the call that returned it
+	// Started are the nodes that the call found stopped and started. What the API
+	// server says of their pods is what was true before, until their kubelets report.
+	Started     []string
 	Fingerprint string // of its configuration; "" if the cluster was only opened
 
 	kubeconfig []byte
@@ -295,6 +298,9 @@ func (e ensuring) reuse(ctx context.Context, nodes []nodeState) (*Cluster, error
 	}
 	if err := e.record.end(); err != nil {
 		return nil, err
+	}
+	for _, n := range stopped {
+		c.Started = append(c.Started, n.name)
 	}
 	e.say("cluster of %s is there and as wanted; used again", count(len(nodes)))
 	return c, nil

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
 	"github.com/org/spire-vault-99-action/cilium"
@@ -247,7 +249,8 @@ func (s *Stack) applyCluster(ctx context.Context) error {
 		// kubeadm waits more than it works: meanwhile the nodes take images.
 		warm.Go(func() { s.loadEarly(early) })
 	}
-	_, err = kindx.Ensure(ctx, cfg)
+	began := time.Now()
+	cluster, err := kindx.Ensure(ctx, cfg)
 	if err != nil {
 		stop()
 	}
@@ -256,7 +259,41 @@ func (s *Stack) applyCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.freshReports(ctx, cluster.Started, began); err != nil {
+		return err
+	}
 	return s.load(ctx)
+}
+
+// freshReports waits until no container on the nodes is reported to run since
+// before they were started again: until then pods look ready that are not there.
+func (s *Stack) freshReports(ctx context.Context, nodes []string, started time.Time) error {
+	if len(nodes) == 0 {
+		return nil
+	}
+	client, err := s.kube(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	started = started.Truncate(time.Second) // as precise as the API is
+	return kube.Wait(ctx, fmt.Sprintf("the kubelets of %v to report their pods anew", nodes), 500*time.Millisecond, func(ctx context.Context) (bool, string, error) {
+		pods, err := client.Clientset().CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return false, "", err
+		}
+		var stale []string
+		for _, p := range pods.Items {
+			old := func(c corev1.ContainerStatus) bool {
+				return c.State.Running != nil && c.State.Running.StartedAt.Time.Before(started)
+			}
+			if slices.Contains(nodes, p.Spec.NodeName) && slices.ContainsFunc(p.Status.ContainerStatuses, old) {
+				stale = append(stale, p.Name)
+			}
+		}
+		return len(stale) == 0, fmt.Sprintf("old reports of %v", stale), nil
+	})
 }
 
 // loadEarly loads the images while the cluster is still being made, as soon as
