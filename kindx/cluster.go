@@ -440,7 +440,7 @@ func (e ensuring) removeHalfMade(ctx context.Context, done <-chan error) error {
 	for {
 		err := e.b.remove(ctx, e.cfg.Name, e.cfg.Kubeconfig)
 		select {
-		case <-done:
+		case <-done: //nolint:errcheck // that it has ended is what counts
 			// What kind made since, and what was in the way of the removal before.
 			if err := e.b.remove(ctx, e.cfg.Name, e.cfg.Kubeconfig); err != nil {
 				return e.notRemoved(err)
