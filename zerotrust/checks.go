@@ -219,7 +219,7 @@ func (s *Stack) within(ctx context.Context, limit time.Duration, check func() er
 func (s *Stack) spireChecks() []phase.Check {
 	return []phase.Check{
 		{
-			Name: "agents attested", Doc: "Exactly one agent has attested on every node, the control plane too.",
+			Name: "agents attested on every node", Doc: "Exactly one agent has attested on every node, the control plane too.",
 			Hint: "kubectl -n spire-system logs ds/spire-agent; the server's k8s_psat attestor must allow spire-system:spire-agent.",
 			Run:  s.checkAgents,
 		},
@@ -367,18 +367,9 @@ func (s *Stack) appsChecks() []phase.Check {
 	return all
 }
 
+// checks4C look again at what the spire phase saw, now that everything runs on it.
 func (s *Stack) checks4C() []phase.Check {
-	return []phase.Check{
-		{
-			Name: "agents attested on every node", Doc: "Exactly one agent has attested on every node, the control plane too.",
-			Hint: "kubectl -n spire-system logs ds/spire-agent",
-			Run:  s.checkAgents,
-		},
-		{
-			Name: "admin socket apart", Doc: "The admin socket lies in a directory of its own, which workloads do not mount.",
-			Hint: "admin_socket_path of the agent must not lie below the directory of socket_path.",
-			Run:  s.checkSockets,
-		},
+	return append(s.spireChecks(), []phase.Check{
 		{
 			Name: "entries delivered", Doc: "A new entry reaches the agent of every node and its SVID is handed out there; so everything registered before it is there too.",
 			Hint: "kubectl -n spire-system logs ds/spire-agent; is the node alias the parent of every entry?",
@@ -399,7 +390,7 @@ func (s *Stack) checks4C() []phase.Check {
 			Hint: "kubectl -n kube-system logs ds/cilium -c cilium-agent | grep -i authenticat",
 			Run:  s.checkHandshake,
 		},
-	}
+	}...)
 }
 
 func (s *Stack) checkDelivered(ctx context.Context) (phase.Evidence, error) {

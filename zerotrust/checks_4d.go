@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"path"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -304,5 +303,3 @@ func (l *flowLog) close() error {
 	}
 	return stream.Close()
 }
-
-var _ = strings.TrimSpace

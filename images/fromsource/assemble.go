@@ -1,10 +1,8 @@
 package fromsource
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -110,7 +108,7 @@ func (b *Builder) files(ctx context.Context, i imageOf, scratch string, have map
 		if err != nil {
 			return nil, err
 		}
-		add(fromBytes("/"+caBundle, pem, 0o644))
+		add(images.FileFromBytes("/"+caBundle, 0o644, pem))
 	}
 	for n, f := range i.spec.Files {
 		found, err := b.file(ctx, i, f, filepath.Join(scratch, fmt.Sprint(n)), have)
@@ -160,7 +158,7 @@ func (b *Builder) file(ctx context.Context, i imageOf, f file, tmp string, have 
 	case f.Dir:
 		return one(images.File{Path: f.Path, Mode: fs.ModeDir | mode}, nil)
 	case f.Text != "":
-		return one(fromBytes(f.Path, []byte(f.Text), mode), nil)
+		return one(images.FileFromBytes(f.Path, mode, []byte(f.Text)), nil)
 	case f.Generate == generateShim:
 		if err := ociruntime.Build(ctx, tmp, nodeRunc); err != nil {
 			return nil, err
@@ -171,7 +169,7 @@ func (b *Builder) file(ctx context.Context, i imageOf, f file, tmp string, have 
 		if err != nil {
 			return nil, err
 		}
-		return one(fromBytes(f.Path, spec, mode), nil)
+		return one(images.FileFromBytes(f.Path, mode, spec), nil)
 	case len(f.Preload) > 0:
 		if err := writeArchive(tmp, f.Preload, have); err != nil {
 			return nil, err
@@ -195,18 +193,12 @@ func (b *Builder) baseSpec(ctx context.Context) ([]byte, error) {
 	return addProductHook([]byte(out))
 }
 
-func fromBytes(name string, data []byte, mode fs.FileMode) images.File {
-	return images.File{Path: name, Mode: mode, Size: int64(len(data)), Open: func() (io.ReadCloser, error) {
-		return io.NopCloser(bytes.NewReader(data)), nil
-	}}
-}
-
+// fromDisk is a file of this disk under another mode: what modules and builds hold
+// has none that an image should take over.
 func fromDisk(name, src string, mode fs.FileMode) (images.File, error) {
-	info, err := os.Stat(src)
-	if err != nil {
-		return images.File{}, err
-	}
-	return images.File{Path: name, Mode: mode, Size: info.Size(), Open: func() (io.ReadCloser, error) { return os.Open(src) }}, nil
+	f, err := images.FileFromDisk(name, src)
+	f.Mode = mode
+	return f, err
 }
 
 // fromModule takes a file, edited, or a whole directory out of a module. Modules
@@ -227,7 +219,7 @@ func fromModule(src string, f file, mode fs.FileMode) ([]images.File, error) {
 			}
 			data = []byte(strings.Replace(string(data), e.Old, e.New, 1))
 		}
-		return []images.File{fromBytes(f.Path, data, mode)}, nil
+		return []images.File{images.FileFromBytes(f.Path, mode, data)}, nil
 	}
 	var all []images.File
 	err = filepath.WalkDir(src, func(name string, d fs.DirEntry, err error) error {
