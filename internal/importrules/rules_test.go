@@ -33,6 +33,8 @@ var rules = map[string]rule{
 	"internal/kube":            {without: []string{kind, helm}},
 	"internal/ociruntime":      {imports: []string{"internal/run"}, without: []string{"."}},
 	"internal/ociruntime/shim": {speaks: true, without: []string{"."}},
+	"internal/manifest":        {without: []string{"."}},
+	"internal/spiffehelper":    {imports: []string{"internal/manifest"}, without: []string{"."}},
 	"internal/importrules":     {},
 
 	// The four layers, which never import each other. Tests may get programs to run
@@ -49,11 +51,15 @@ var rules = map[string]rule{
 	"images/fromsource/recipes/...": {speaks: true, without: []string{"."}}, // programs that go into images
 
 	// zerotrust puts them together.
-	"zerotrust/phase":  {without: []string{"."}},
-	"zerotrust/report": {imports: []string{"zerotrust/phase"}, without: []string{"."}},
-	"zerotrust/probe":  {imports: []string{"zerotrust/phase", "cilium", "internal/..."}, without: []string{kind, helm}},
-	"zerotrust/vault":  {imports: []string{"zerotrust/phase", "internal/..."}, without: []string{kind, helm}},
-	"zerotrust": {imports: []string{"zerotrust/phase", "zerotrust/report", "zerotrust/probe", "zerotrust/vault",
+	"zerotrust/phase":          {without: []string{"."}},
+	"zerotrust/report":         {imports: []string{"zerotrust/phase"}, without: []string{"."}},
+	"zerotrust/probe":          {imports: []string{"zerotrust/phase", "cilium", "internal/..."}, without: []string{kind, helm}},
+	"zerotrust/probe/prober":   {speaks: true, without: []string{"."}}, // a program that goes into an image
+	"zerotrust/vault":          {imports: []string{"zerotrust/phase", "internal/..."}, without: []string{kind, helm}},
+	"zerotrust/vault/unsealer": {speaks: true, without: []string{"k8s.io", kind, helm}},
+	"zerotrust/postgres":       {imports: []string{"internal/..."}, without: []string{kind, helm}},
+	"zerotrust/precinct":       {imports: []string{"zerotrust/phase"}, without: []string{"k8s.io", kind, helm}},
+	"zerotrust": {imports: []string{"zerotrust/phase", "zerotrust/report", "zerotrust/probe", "zerotrust/vault", "zerotrust/postgres",
 		"spire", "spire/deploy", "cilium", "kindx", "images", "images/fromsource", "internal/..."}, tests: []string{"spire/spiretest"}},
 
 	// Programs. Examples show what others can do, so they see what others see.

@@ -3,15 +3,15 @@ package deploy
 import (
 	"bytes"
 	"cmp"
-	"crypto/sha256"
 	"embed"
-	"encoding/hex"
 	"fmt"
 	"strconv"
 	"strings"
 	"text/template"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/org/spire-vault-99-action/internal/manifest"
 )
 
 //go:embed manifests/*.yaml manifests/*.tmpl
@@ -92,21 +92,11 @@ func (r *renderer) all() ([]byte, error) {
 }
 
 func (r *renderer) render(name string) ([]byte, error) {
-	t, err := template.New(name).Option("missingkey=error").Funcs(template.FuncMap{
-		"quote":  strconv.Quote,
-		"lower":  strings.ToLower,
-		"ids":    quotedIDs,
-		"indent": indent,
-		"hash":   hash,
-	}).ParseFS(files, "manifests/"+name)
+	doc, err := manifest.Render(files, "manifests/"+name, r.values, template.FuncMap{"ids": quotedIDs})
 	if err != nil {
-		return nil, fmt.Errorf("SPIRE manifest %s: %w", name, err)
+		return nil, fmt.Errorf("SPIRE: %w", err)
 	}
-	var out bytes.Buffer
-	if err := t.Execute(&out, r.values); err != nil {
-		return nil, fmt.Errorf("SPIRE manifest %s: %w", name, err)
-	}
-	return out.Bytes(), nil
+	return doc, nil
 }
 
 func quotedIDs(ids []spiffeid.ID) string {
@@ -115,20 +105,4 @@ func quotedIDs(ids []spiffeid.ID) string {
 		quoted = append(quoted, strconv.Quote(id.String()))
 	}
 	return strings.Join(quoted, ", ")
-}
-
-func indent(n int, text string) string {
-	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
-	for i, line := range lines {
-		if line != "" {
-			lines[i] = strings.Repeat(" ", n) + line
-		}
-	}
-	return strings.Join(lines, "\n")
-}
-
-// hash is in quotes, or YAML could take it for a number.
-func hash(text string) string {
-	sum := sha256.Sum256([]byte(text))
-	return strconv.Quote(hex.EncodeToString(sum[:8]))
 }

@@ -1,0 +1,52 @@
+// Package manifest renders the YAML templates that lie beside the code that
+// applies them.
+package manifest
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"maps"
+	"strconv"
+	"strings"
+	"text/template"
+)
+
+// Render executes the template name of files with values. Beside Go's own functions
+// a template has quote, lower, indent (spaces, text), hash (a short one, quoted) and funcs.
+// A value that is missing is an error.
+func Render(files fs.FS, name string, values any, funcs template.FuncMap) ([]byte, error) {
+	all := template.FuncMap{"quote": strconv.Quote, "lower": strings.ToLower, "indent": indent, "hash": hash}
+	maps.Copy(all, funcs)
+	text, err := fs.ReadFile(files, name)
+	if err != nil {
+		return nil, err
+	}
+	t, err := template.New(name).Option("missingkey=error").Funcs(all).Parse(string(text))
+	if err != nil {
+		return nil, fmt.Errorf("manifest %s: %w", name, err)
+	}
+	var out bytes.Buffer
+	if err := t.Execute(&out, values); err != nil {
+		return nil, fmt.Errorf("manifest %s: %w", name, err)
+	}
+	return out.Bytes(), nil
+}
+
+func indent(n int, text string) string {
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	for i, line := range lines {
+		if line != "" {
+			lines[i] = strings.Repeat(" ", n) + line
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// hash is in quotes, or YAML could take it for a number.
+func hash(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return strconv.Quote(hex.EncodeToString(sum[:8]))
+}
