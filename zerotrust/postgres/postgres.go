@@ -1,0 +1,219 @@
+// Package postgres runs one PostgreSQL server in a cluster, with an SVID as its TLS
+// identity. Its clients need a password and, but for Vault, an SVID of the same trust
+// domain. The superuser's first password lies in a Secret until Vault has changed it.
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"embed"
+	"errors"
+	"fmt"
+	"regexp"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/org/spire-vault-99-action/internal/kube"
+	"github.com/org/spire-vault-99-action/internal/manifest"
+	"github.com/org/spire-vault-99-action/internal/spiffehelper"
+)
+
+//go:embed manifests
+var files embed.FS
+
+// Image is the one that the manifests are written for.
+const Image = "docker.io/library/postgres:15-bookworm"
+
+// Port is where the server listens.
+const Port = 5432
+
+// Superuser is the user that Vault is.
+const Superuser = "postgres"
+
+// fieldManager owns what is applied.
+const fieldManager = "zerotrust-postgres"
+
+// Config says what to install. Database is required, the rest works as it is.
+type Config struct {
+	// Namespace, and the name of StatefulSet, Service and service account. "" is
+	// "postgres" for both. The namespace must exist.
+	Namespace, Name string
+	// Database in the server: a lower-case word. The groups <database>_owner and
+	// <database>_rw are made with it.
+	Database string
+	// Image, HelperImage (spiffe-helper) and PullPolicy: "" is Image, the release
+	// that the helper's configuration is written for, and IfNotPresent.
+	Image, HelperImage, PullPolicy string
+	// SocketDir is the folder of the Workload API's agent.sock on the nodes. "" is
+	// /run/spire/sockets.
+	SocketDir string
+	// StorageClass and StorageSize of its volume. "" is the default class, and 256Mi.
+	StorageClass, StorageSize string
+}
+
+var (
+	plain = regexp.MustCompile(`^[A-Za-z0-9/][A-Za-z0-9._:/@-]*$`)
+	word  = regexp.MustCompile(`^[a-z][a-z0-9_]{0,39}$`) // of SQL, in no need of quotes
+)
+
+func (c Config) withDefaults() (Config, error) {
+	c.Namespace, c.Name = cmp.Or(c.Namespace, "postgres"), cmp.Or(c.Name, "postgres")
+	c.Image, c.HelperImage = cmp.Or(c.Image, Image), cmp.Or(c.HelperImage, spiffehelper.Image)
+	c.PullPolicy = cmp.Or(c.PullPolicy, "IfNotPresent")
+	c.SocketDir = cmp.Or(c.SocketDir, "/run/spire/sockets")
+	c.StorageSize = cmp.Or(c.StorageSize, "256Mi")
+	var faults []error
+	if !word.MatchString(c.Database) {
+		faults = append(faults, fmt.Errorf("postgres: Config.Database %q: want a lower-case word of at most 40 letters, digits and _", c.Database))
+	}
+	for field, value := range map[string]string{
+		"Namespace": c.Namespace, "Name": c.Name, "Image": c.Image, "HelperImage": c.HelperImage, "PullPolicy": c.PullPolicy,
+		"SocketDir": c.SocketDir, "StorageSize": c.StorageSize, "StorageClass": cmp.Or(c.StorageClass, "none"),
+	} {
+		if !plain.MatchString(value) {
+			faults = append(faults, fmt.Errorf("postgres: Config.%s %q: want letters, digits and . _ - : / @", field, value))
+		}
+	}
+	return c, errors.Join(faults...)
+}
+
+// BootstrapSecret is the Secret with the superuser's first password. It is there from
+// the first installation until Vault has changed the password.
+func (c Config) BootstrapSecret() string { return c.Name + "-bootstrap" }
+
+// Superuser is for the templates.
+func (c Config) Superuser() string { return Superuser }
+
+// Manifests are the YAML documents of an installation, less the Secret: a pure
+// function of cfg.
+func Manifests(cfg Config) ([]byte, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	sidecar := spiffehelper.Config{Image: cfg.HelperImage, PullPolicy: cfg.PullPolicy, User: 999, Socket: cfg.SocketDir}
+	v := struct {
+		Config
+		SVID                                          struct{ Cert, Key, Bundle, PID string }
+		HBA, Roles, HelperConf, Helper, HelperVolumes string
+	}{Config: cfg, SVID: struct{ Cert, Key, Bundle, PID string }{spiffehelper.Cert, spiffehelper.Key, spiffehelper.Bundle, spiffehelper.PID}}
+	render := func(name string) (string, error) {
+		text, err := manifest.Render(files, "manifests/"+name, v, nil)
+		return string(text), err
+	}
+	for _, part := range []struct {
+		to   *string
+		make func() (string, error)
+	}{
+		{&v.HBA, func() (string, error) { return render("pg_hba.conf") }},
+		{&v.Roles, func() (string, error) { return render("roles.sql") }},
+		{&v.HelperConf, spiffehelper.Conf},
+		{&v.Helper, func() (string, error) { return spiffehelper.Container(sidecar) }},
+		{&v.HelperVolumes, func() (string, error) { return spiffehelper.Volumes(sidecar, cfg.Name) }},
+	} {
+		if *part.to, err = part.make(); err != nil {
+			return nil, fmt.Errorf("postgres: %w", err)
+		}
+	}
+	text, err := render("postgres.yaml")
+	if err != nil {
+		return nil, fmt.Errorf("postgres: %w", err)
+	}
+	return []byte(text), nil
+}
+
+// Install applies the manifests and, for a server that is new, the Secret with a
+// password made now. It does not wait: see WaitReady. It may be called again at any time.
+func Install(ctx context.Context, cluster *rest.Config, cfg Config) error {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return err
+	}
+	docs, err := Manifests(cfg)
+	if err != nil {
+		return err
+	}
+	client, err := kube.New(cluster)
+	if err != nil {
+		return err
+	}
+	_, err = client.Clientset().AppsV1().StatefulSets(cfg.Namespace).Get(ctx, cfg.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		err = makeBootstrap(ctx, client, cfg)
+	}
+	if err != nil {
+		return fmt.Errorf("postgres: install in namespace %s: %w", cfg.Namespace, err)
+	}
+	if err := client.Apply(ctx, fieldManager, docs); err != nil {
+		return fmt.Errorf("postgres: install in namespace %s: %w", cfg.Namespace, err)
+	}
+	return nil
+}
+
+// makeBootstrap makes the first password, unless an earlier run that was interrupted did.
+func makeBootstrap(ctx context.Context, client *kube.Client, cfg Config) error {
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: cfg.BootstrapSecret(), Namespace: cfg.Namespace, Labels: map[string]string{"app.kubernetes.io/managed-by": "zerotrust"}},
+		Data:       map[string][]byte{"password": []byte(rand.Text())},
+	}
+	_, err := client.Clientset().CoreV1().Secrets(cfg.Namespace).Create(ctx, secret, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("make Secret %s: %w", cfg.BootstrapSecret(), err)
+	}
+	return nil
+}
+
+// WaitReady waits until the server takes connections.
+func WaitReady(ctx context.Context, cluster *rest.Config, cfg Config) error {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return err
+	}
+	client, err := kube.New(cluster)
+	if err != nil {
+		return err
+	}
+	return client.WaitRollout(ctx, "StatefulSet", cfg.Namespace, cfg.Name)
+}
+
+// BootstrapPassword is the superuser's first password, "" once it is gone.
+func BootstrapPassword(ctx context.Context, cluster *rest.Config, cfg Config) (string, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return "", err
+	}
+	client, err := kube.New(cluster)
+	if err != nil {
+		return "", err
+	}
+	secret, err := client.Clientset().CoreV1().Secrets(cfg.Namespace).Get(ctx, cfg.BootstrapSecret(), metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("postgres: read Secret %s/%s: %w", cfg.Namespace, cfg.BootstrapSecret(), err)
+	}
+	return string(secret.Data["password"]), nil
+}
+
+// DropBootstrap removes the Secret with the first password, which is worth nothing
+// once Vault has changed it.
+func DropBootstrap(ctx context.Context, cluster *rest.Config, cfg Config) error {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return err
+	}
+	client, err := kube.New(cluster)
+	if err != nil {
+		return err
+	}
+	err = client.Clientset().CoreV1().Secrets(cfg.Namespace).Delete(ctx, cfg.BootstrapSecret(), metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("postgres: remove Secret %s/%s: %w", cfg.Namespace, cfg.BootstrapSecret(), err)
+	}
+	return nil
+}

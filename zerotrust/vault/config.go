@@ -1,0 +1,102 @@
+package vault
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"regexp"
+
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/org/spire-vault-99-action/internal/spiffehelper"
+)
+
+// Flavor is which of the two servers runs. They share manifests and API.
+type Flavor string
+
+// The flavors.
+const (
+	Vault   Flavor = "vault"
+	OpenBao Flavor = "openbao"
+)
+
+// The images that the manifests are written for.
+const (
+	VaultImage   = "docker.io/hashicorp/vault:1.21.0"
+	OpenBaoImage = "quay.io/openbao/openbao:2.4.4"
+)
+
+// port is that of Vault's API.
+const port = 8200
+
+// Config says what to install and how to reach it. ID, Bundle and UnsealerImage
+// are required, the rest works as it is; calls about the same installation need the
+// same Config.
+type Config struct {
+	// Namespace, and the name of StatefulSet, Service and service account. "" is
+	// "vault" for both. The namespace must exist.
+	Namespace, Name string
+	// Flavor is Vault unless set; Image is that flavor's by default.
+	Flavor Flavor
+	Image  string
+	// HelperImage is spiffe-helper's, by default the release that its configuration is
+	// written for. UnsealerImage holds the program of zerotrust/vault/unsealer.
+	HelperImage, UnsealerImage string
+	// PullPolicy of all containers. "" is IfNotPresent.
+	PullPolicy string
+	// ID is the server's SPIFFE ID, by its service account; Bundle is what it is
+	// verified against.
+	ID     spiffeid.ID
+	Bundle x509bundle.Source
+	// SocketDir is the folder of the Workload API's agent.sock on the nodes. "" is
+	// /run/spire/sockets.
+	SocketDir string
+	// StorageClass and StorageSize of its volume. "" is the default class, and 256Mi.
+	StorageClass, StorageSize string
+}
+
+func (c Config) withDefaults() (Config, error) {
+	c.Namespace, c.Name = cmp.Or(c.Namespace, "vault"), cmp.Or(c.Name, "vault")
+	c.Flavor = cmp.Or(c.Flavor, Vault)
+	c.Image = cmp.Or(c.Image, map[Flavor]string{Vault: VaultImage, OpenBao: OpenBaoImage}[c.Flavor])
+	c.HelperImage = cmp.Or(c.HelperImage, spiffehelper.Image)
+	c.PullPolicy = cmp.Or(c.PullPolicy, "IfNotPresent")
+	c.SocketDir = cmp.Or(c.SocketDir, "/run/spire/sockets")
+	c.StorageSize = cmp.Or(c.StorageSize, "256Mi")
+	var faults []error
+	if c.Flavor != Vault && c.Flavor != OpenBao {
+		faults = append(faults, fmt.Errorf("vault: flavor %q: use %s or %s", c.Flavor, Vault, OpenBao))
+	}
+	if c.ID.IsZero() {
+		faults = append(faults, errors.New("vault: Config.ID is required"))
+	}
+	for field, value := range map[string]string{
+		"Namespace": c.Namespace, "Name": c.Name, "Image": c.Image, "HelperImage": c.HelperImage, "UnsealerImage": c.UnsealerImage,
+		"PullPolicy": c.PullPolicy, "SocketDir": c.SocketDir, "StorageSize": c.StorageSize, "StorageClass": cmp.Or(c.StorageClass, "none"),
+	} {
+		if !plain.MatchString(value) {
+			faults = append(faults, fmt.Errorf("vault: Config.%s %q: want letters, digits and . _ - : / @", field, value))
+		}
+	}
+	return c, errors.Join(faults...)
+}
+
+// plain has nothing that YAML or HCL would read as more than a word.
+var plain = regexp.MustCompile(`^[A-Za-z0-9/][A-Za-z0-9._:/@-]*$`)
+
+// Address is the server's URL inside the cluster.
+func (c Config) Address() string {
+	return fmt.Sprintf("https://%s.%s.svc.cluster.local:%d", c.Name, c.Namespace, port)
+}
+
+// Program is the server's command.
+func (c Config) Program() string {
+	if c.Flavor == OpenBao {
+		return "bao"
+	}
+	return "vault"
+}
+
+// KeySecret is the one Secret that holds the unseal key.
+func (c Config) KeySecret() string { return c.Name + "-unseal-key" }

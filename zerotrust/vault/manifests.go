@@ -1,0 +1,48 @@
+package vault
+
+import (
+	"embed"
+	"fmt"
+
+	"github.com/org/spire-vault-99-action/internal/manifest"
+	"github.com/org/spire-vault-99-action/internal/spiffehelper"
+)
+
+//go:embed manifests
+var files embed.FS
+
+// svidFiles are where the sidecar puts the SVID.
+var svidFiles = struct{ Cert, Key, Bundle, PID string }{spiffehelper.Cert, spiffehelper.Key, spiffehelper.Bundle, spiffehelper.PID}
+
+// Manifests are the YAML documents of an installation: a pure function of cfg.
+func Manifests(cfg Config) ([]byte, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	sidecar := spiffehelper.Config{Image: cfg.HelperImage, PullPolicy: cfg.PullPolicy, User: 100, Socket: cfg.SocketDir}
+	v := struct {
+		Config
+		SVID                                   any
+		HCL, HelperConf, Helper, HelperVolumes string
+	}{Config: cfg, SVID: svidFiles}
+	hcl, err := manifest.Render(files, "manifests/vault.hcl.tmpl", v, nil)
+	if err != nil {
+		return nil, fmt.Errorf("vault: %w", err)
+	}
+	v.HCL = string(hcl)
+	if v.HelperConf, err = spiffehelper.Conf(); err != nil {
+		return nil, err
+	}
+	if v.Helper, err = spiffehelper.Container(sidecar); err != nil {
+		return nil, err
+	}
+	if v.HelperVolumes, err = spiffehelper.Volumes(sidecar, cfg.Name); err != nil {
+		return nil, err
+	}
+	doc, err := manifest.Render(files, "manifests/vault.yaml", v, nil)
+	if err != nil {
+		return nil, fmt.Errorf("vault: %w", err)
+	}
+	return doc, nil
+}
