@@ -1,0 +1,74 @@
+package probe
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+)
+
+// The kinds of a failed Attempt.
+const (
+	KindName    = "name"    // the name could not be looked up: nothing is known of the port
+	KindTimeout = "timeout" // no answer came
+	KindRefused = "refused" // the target, or something on the way, refused
+	KindOther   = "other"   // see Error
+)
+
+// Attempt is what came of one try to connect.
+type Attempt struct {
+	Target    string `json:"target"`    // as given to Try
+	Address   string `json:"address"`   // the address and port that were tried; "" where it did not come to that
+	LocalPort int    `json:"localPort"` // chosen beforehand, so that the try's flows can be told; 0 as above
+	// Connected says that the TCP handshake was completed, whatever came afterwards.
+	Connected bool `json:"connected"`
+	// Answer is what the target said of itself within 300 ms, at most 256 bytes less
+	// space at its ends. Most targets say nothing.
+	Answer  string  `json:"answer"`
+	Error   string  `json:"error"`   // why there is no connection; "" if Connected
+	Kind    string  `json:"kind"`    // of Error: one of the kinds above
+	Seconds float64 `json:"seconds"` // until it was connected, or was known not to be
+}
+
+func (a Attempt) String() string {
+	switch {
+	case a.Connected && a.Answer != "":
+		return fmt.Sprintf("connected to %s in %.3f s: %q", a.Address, a.Seconds, a.Answer)
+	case a.Connected:
+		return fmt.Sprintf("connected to %s in %.3f s", a.Address, a.Seconds)
+	}
+	return fmt.Sprintf("%s after %.1f s: %s", a.Kind, a.Seconds, a.Error)
+}
+
+// parse reads what the prober printed. Anything but a whole attempt at this target is
+// an error: half an answer must not pass for a denial.
+func parse(printed, target string) (Attempt, error) {
+	var a Attempt
+	if err := json.Unmarshal([]byte(printed), &a); err != nil {
+		return Attempt{}, fmt.Errorf("reading %q: %w", printed, err)
+	}
+	kinds := []string{KindName, KindTimeout, KindRefused, KindOther}
+	switch {
+	case a.Target != target:
+		return Attempt{}, fmt.Errorf("reading %q: it is not of a try of %s", printed, target)
+	case a.Connected == (a.Kind != ""), a.Connected == (a.Error != ""), !a.Connected && !slices.Contains(kinds, a.Kind):
+		return Attempt{}, fmt.Errorf("reading %q: it says neither that it connected nor why not", printed)
+	case (a.Connected || a.Kind == KindTimeout || a.Kind == KindRefused) && (a.Address == "" || a.LocalPort == 0):
+		return Attempt{}, fmt.Errorf("reading %q: it does not say from and to where it was tried", printed)
+	}
+	return a, nil
+}
+
+// checkTarget wants "host:port".
+func checkTarget(target string) error {
+	host, port, err := net.SplitHostPort(target)
+	if err != nil {
+		return err
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || host == "" {
+		return errors.New("want host:port with a port from 1 to 65535")
+	}
+	return nil
+}

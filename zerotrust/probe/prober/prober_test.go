@@ -1,0 +1,264 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestParse(t *testing.T) {
+	for _, tt := range []struct {
+		args string
+		want command
+		says string // of the error
+	}{
+		{"serve", command{verb: "serve", socket: "zerotrust-probe", idle: 10 * time.Minute}, ""},
+		{"serve -idle 30s -socket a.b", command{verb: "serve", socket: "a.b", idle: 30 * time.Second}, ""},
+		{"try db:5432", command{verb: "try", socket: "zerotrust-probe", timeout: 5 * time.Second, target: "db:5432"}, ""},
+		{"try -timeout 4s -socket x -- [::1]:80", command{verb: "try", socket: "x", timeout: 4 * time.Second, target: "[::1]:80"}, ""},
+		{"", command{}, "no command"},
+		{"ping x:1", command{}, `unknown command "ping"`},
+		{"serve x", command{}, "serve takes 0 arguments"},
+		{"serve -idle 0s", command{}, "-idle 0s"},
+		{"serve -idle soon", command{}, "invalid value"},
+		{"serve -timeout 1s", command{}, "not defined: -timeout"},
+		{"serve -socket " + strings.Repeat("x", 101), command{}, "-socket"},
+		{"try", command{}, "try takes 1 arguments"},
+		{"try a:1 b:2", command{}, "try takes 1 arguments"},
+		{"try -timeout -1s a:1", command{}, "-timeout -1s"},
+		{"try a", command{}, "missing port"},
+		{"try :80", command{}, "want HOST:PORT"},
+		{"try a:http", command{}, "want HOST:PORT"},
+		{"try a:0", command{}, "want HOST:PORT"},
+		{"try a:65536", command{}, "want HOST:PORT"},
+	} {
+		got, err := parse(strings.Fields(tt.args))
+		switch {
+		case tt.says == "" && (err != nil || got != tt.want):
+			t.Errorf("%s: %+v, %v", tt.args, got, err)
+		case tt.says != "" && (err == nil || !strings.Contains(err.Error(), tt.says)):
+			t.Errorf("%s: error %v, want one that says %q", tt.args, err, tt.says)
+		}
+	}
+}
+
+// listen serves each connection with serve, on loopback.
+func listen(t *testing.T, serve func(net.Conn)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go serve(conn)
+		}
+	}()
+	return l.Addr().String()
+}
+
+func TestTryConnects(t *testing.T) {
+	over := make(chan struct{})
+	t.Cleanup(func() { close(over) })
+	from := make(chan string, 1)
+	for _, tt := range []struct {
+		what   string
+		serve  func(net.Conn)
+		answer string
+	}{
+		{"a target that greets", func(c net.Conn) { from <- c.RemoteAddr().String(); fmt.Fprintln(c, "hello"); c.Close() }, "hello"},
+		{"one that waits to be asked", func(net.Conn) { <-over }, ""},
+		{"one that hangs up", func(c net.Conn) { c.Close() }, ""},
+		{"one that breaks off", func(c net.Conn) { _ = c.(*net.TCPConn).SetLinger(0); c.Close() }, ""},
+		{"one that talks much", func(c net.Conn) { fmt.Fprint(c, strings.Repeat("x", 10000)); <-over }, strings.Repeat("x", greetingBytes)},
+		{"one that speaks in bytes", func(c net.Conn) { _, _ = c.Write([]byte{'a', 0xff, 0}); <-over }, "a\xff\x00"},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			addr := listen(t, tt.serve)
+			r := try(t.Context(), addr, 10*time.Second)
+			if !r.Connected || r.Error != "" || r.Kind != "" || r.Answer != tt.answer || r.Target != addr || r.Address != addr {
+				t.Errorf("%+v", r)
+			}
+			if tt.answer == "hello" {
+				if want := fmt.Sprintf("127.0.0.1:%d", r.LocalPort); <-from != want {
+					t.Errorf("it did not come from %s", want)
+				}
+			}
+		})
+	}
+}
+
+func TestTryDoesNot(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shut := l.Addr().String()
+	l.Close()
+	for _, tt := range []struct{ what, target, kind string }{
+		{"a port where nobody listens", shut, "refused"},
+		{"a target that is silent", silent(t), "timeout"},
+		// No name server need be asked to know that there cannot be such a name.
+		{"a name that is none", "no..name:80", "name"},
+		{"what is no target", "x", "other"},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			r := try(t.Context(), tt.target, 500*time.Millisecond)
+			if r.Connected || r.Kind != tt.kind || r.Error == "" || r.Seconds <= 0 {
+				t.Errorf("%+v", r)
+			}
+			tried := tt.kind == "refused" || tt.kind == "timeout"
+			if (r.LocalPort != 0) != tried || (r.Address == tt.target) != tried {
+				t.Errorf("a try was made: %t, want %t: %+v", !tried, tried, r)
+			}
+		})
+	}
+}
+
+// silent is an address on loopback that does not answer: a socket whose queue of
+// connections is full drops what comes further, as Linux does by default.
+func silent(t *testing.T) string {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Close(fd) })
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Listen(fd, 0); err != nil { // room for one
+		t.Fatal(err)
+	}
+	sa, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := fmt.Sprintf("127.0.0.1:%d", sa.(*syscall.SockaddrInet4).Port)
+	for range 8 {
+		conn, err := net.DialTimeout("tcp", addr, 300*time.Millisecond)
+		if err != nil {
+			return addr
+		}
+		t.Cleanup(func() { conn.Close() })
+	}
+	t.Fatal("a socket with a queue of one takes nine connections")
+	return ""
+}
+
+func TestKindOf(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		kind string
+	}{
+		{&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, "refused"},
+		{&net.OpError{Op: "dial", Err: syscall.ETIMEDOUT}, "timeout"},
+		{context.DeadlineExceeded, "timeout"},
+		{&net.OpError{Op: "dial", Err: syscall.EHOSTUNREACH}, "other"},
+		{&net.OpError{Op: "dial", Err: syscall.EPERM}, "other"},
+		{errors.New("x"), "other"},
+	} {
+		if got := kindOf(tt.err); got != tt.kind {
+			t.Errorf("%v: %s, want %s", tt.err, got, tt.kind)
+		}
+	}
+}
+
+func TestBrokenOff(t *testing.T) {
+	for err, want := range map[error]bool{
+		nil: false, syscall.ECONNREFUSED: false, syscall.ETIMEDOUT: false, context.DeadlineExceeded: false,
+		&net.OpError{Op: "dial", Err: syscall.ECONNRESET}: true, &net.OpError{Op: "dial", Err: syscall.EPIPE}: true,
+	} {
+		if brokenOff(err) != want {
+			t.Errorf("%v: %t", err, !want)
+		}
+	}
+}
+
+func TestLinger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		touched := make(chan struct{}, 1)
+		go func() {
+			for range 3 {
+				time.Sleep(time.Minute - time.Second)
+				touched <- struct{}{}
+			}
+		}()
+		begin := time.Now()
+		err := linger(t.Context(), time.Minute, touched, nil)
+		if want := 3*(time.Minute-time.Second) + time.Minute; err != nil || time.Since(begin) != want {
+			t.Errorf("%v after %s, want %s", err, time.Since(begin), want)
+		}
+
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := linger(ctx, time.Minute, nil, nil); err != nil {
+			t.Error(err)
+		}
+
+		failed := make(chan error, 1)
+		failed <- net.ErrClosed
+		if err := linger(t.Context(), time.Minute, nil, failed); !errors.Is(err, net.ErrClosed) {
+			t.Error(err)
+		}
+	})
+}
+
+func TestServe(t *testing.T) {
+	socket := fmt.Sprintf("prober-test-%d-%s", syscall.Getpid(), t.Name())
+	if err := touch(socket); err == nil {
+		t.Error("there is nobody, and yet it could be told")
+	}
+	if err := serve(t.Context(), socket, 10*time.Millisecond); err != nil {
+		t.Error(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- serve(ctx, socket, time.Hour) }()
+	for touch(socket) != nil {
+		time.Sleep(5 * time.Millisecond)
+		if t.Context().Err() != nil {
+			t.Fatal("it does not listen")
+		}
+	}
+	if err := serve(t.Context(), socket, time.Hour); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("a second one of the same name: %v", err)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// Without anybody to tell, a try is made and reported all the same.
+func TestRunTry(t *testing.T) {
+	cmd, err := parse([]string{"try", "-socket", "prober-test-nobody", listen(t, func(c net.Conn) { fmt.Fprint(c, "hi"); c.Close() })})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr bytes.Buffer
+	if err := cmd.run(&stdout, &stderr); err != nil {
+		t.Fatal(err)
+	}
+	var r Result
+	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil || !r.Connected || r.Answer != "hi" {
+		t.Errorf("%s, %v", &stdout, err)
+	}
+	if !strings.Contains(stderr.String(), "telling serve") {
+		t.Errorf("stderr %q", &stderr)
+	}
+}
