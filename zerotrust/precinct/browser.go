@@ -105,7 +105,7 @@ const patience = 30 * time.Second
 // missing says that something did not come about on a page, and what was there instead.
 type missing struct{ what, saw string }
 
-func (m *missing) Error() string { return fmt.Sprintf("waited %s for %s; %s", patience, m.what, m.saw) }
+func (m *missing) Error() string { return m.what + "; " + m.saw }
 
 // saw describes the page for whoever waits in vain.
 func (t *tab) saw() string {
@@ -124,7 +124,7 @@ func (t *tab) within(limit time.Duration, what string, do func(context.Context) 
 	defer cancel()
 	err := do(ctx)
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) && t.ctx.Err() == nil {
-		return &missing{what: what, saw: t.saw()}
+		return &missing{what: fmt.Sprintf("waited %s for %s", limit, what), saw: t.saw()}
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)

@@ -89,14 +89,13 @@ type github struct {
 
 // security is what its page showed.
 type security struct {
-	edges           []edge
-	verdict         string
-	ids             []string
-	lives           [2][]string // the SVIDs' remaining lives, twice
-	before, after   string      // the database user
-	swap            string      // what the page says of the change
-	between         time.Duration
-	progress, total int
+	edges         []edge
+	verdict       string
+	ids           []string
+	lives         [2][]string // the SVIDs' remaining lives, twice
+	before, after string      // the database user
+	swap          string      // what the page says of the change
+	between       time.Duration
 }
 
 // edge is a row of the board.
@@ -173,6 +172,18 @@ func (j *journey) reached(step string) error {
 
 func (j *journey) goTo(t *tab, path string) (status int, err error) {
 	return t.load(path, chromedp.Navigate(j.URL+path))
+}
+
+// visit goes to a page for users, and has to get there.
+func (j *journey) visit(t *tab, path string) error {
+	if _, err := j.goTo(t, path); err != nil {
+		return err
+	}
+	at, err := here(t)
+	if err == nil && at != path {
+		err = &missing{what: path + " led elsewhere", saw: t.saw()}
+	}
+	return err
 }
 
 // here is the path and query of the page.
@@ -267,7 +278,7 @@ func (j *journey) travelled(path, name string) bool {
 	for i := len(j.requests) - 1; i >= 0; i-- {
 		r := j.requests[i]
 		if u, err := url.Parse(r.url); err == nil && r.kind == "Document" && u.RequestURI() == path {
-			for _, sent := range j.record.cookies[r.id] {
+			for _, sent := range j.sent[r.id] {
 				if sent == name {
 					return name != ""
 				}
@@ -282,7 +293,7 @@ const board = `[...document.querySelectorAll("[data-board]")]`
 
 func (j *journey) stepSecurity(t *tab) error {
 	s := &j.security
-	if _, err := j.goTo(t, "/security"); err != nil {
+	if err := j.visit(t, "/security"); err != nil {
 		return err
 	}
 	// A denied edge is tried until its time is up, and there may be many.
@@ -305,15 +316,10 @@ func (j *journey) stepSecurity(t *tab) error {
 	if s.ids, err = read[[]string](t, board+`.map(b => b.querySelector(".svid-id")?.innerText ?? "")`); err != nil {
 		return err
 	}
-	const lives = board + `.map(b => b.querySelector("[data-left]")?.innerText ?? "")`
-	if s.lives[0], err = read[[]string](t, lives); err != nil {
-		return err
-	}
 	const user = `document.querySelector("[data-db-user]").innerText`
 	if s.before, err = read[string](t, user); err != nil {
 		return err
 	}
-	start := time.Now()
 	if err := t.within(patience, "the button that rotates", func(ctx context.Context) error {
 		return chromedp.Do(ctx, chromedp.Click(chromedp.CSS("[data-rotate] button"), chromedp.NodeVisible))
 	}); err != nil {
@@ -328,6 +334,11 @@ func (j *journey) stepSecurity(t *tab) error {
 	if s.after, err = read[string](t, user); err != nil {
 		return err
 	}
+	const lives = board + `.map(b => b.querySelector("[data-left]")?.innerText ?? "")`
+	if s.lives[0], err = read[[]string](t, lives); err != nil {
+		return err
+	}
+	start := time.Now()
 	if err := t.until(patience, "the SVID's remaining life to change", lives+`[0] !== `+strconv.Quote(first(s.lives[0]))); err != nil {
 		return err
 	}
@@ -375,6 +386,10 @@ func (j *journey) fetch(t *tab, name, method, path string, body any, want int, h
 
 // stepAPI goes through the routes that sign in and out, and ends as a new user.
 func (j *journey) stepAPI(t *tab) error {
+	// A page that asks for nothing by itself while sessions come and go.
+	if err := j.visit(t, "/dashboard"); err != nil {
+		return err
+	}
 	name := "visitor-" + strings.ToLower(rand.Text()[:10])
 	j.github.user = name
 	for _, c := range []struct {
@@ -411,7 +426,7 @@ const tokenForm = "form[action='/github']"
 // stepGitHub stores a token as the new user, who has none yet.
 func (j *journey) stepGitHub(t *tab) error {
 	g := &j.github
-	if _, err := j.goTo(t, "/github"); err != nil {
+	if err := j.visit(t, "/github"); err != nil {
 		return err
 	}
 	var err error

@@ -17,7 +17,6 @@ type request struct {
 	kind            string // Document, Script, Fetch, Preflight …
 	status          int    // 0: no answer
 	failed          string // the network error, if there was one
-	sent            []string
 	step            string
 }
 
@@ -49,7 +48,7 @@ type record struct {
 	step     string
 	requests []*request
 	messages []message
-	cookies  map[string][]string // by request ID: the names that travelled with it
+	sent     map[string][]string // by request ID: the cookies that travelled with it
 }
 
 // enter says that from now on all belongs to a step.
@@ -96,10 +95,10 @@ func (r *record) listen(event any) {
 				names = append(names, c.Cookie.Name)
 			}
 		}
-		if r.cookies == nil {
-			r.cookies = map[string][]string{}
+		if r.sent == nil {
+			r.sent = map[string][]string{}
 		}
-		r.cookies[string(e.RequestID)] = names
+		r.sent[string(e.RequestID)] = names
 	case *network.EventResponseReceived:
 		r.last(e.RequestID).status = int(e.Response.Status)
 	case *network.EventLoadingFailed:

@@ -152,9 +152,11 @@ func readEnv(get func(string) string) (env, error) {
 	check("ALLOWED_CALLERS", err)
 	e.config.Edges, err = edge.Parse("backend", get("EDGES"))
 	check("EDGES", err)
-	port, err := strconv.ParseUint(need("PGPORT"), 10, 16)
-	check("PGPORT", err)
-	e.config.Postgres.Port = uint16(port)
+	if text := need("PGPORT"); text != "" {
+		port, err := strconv.ParseUint(text, 10, 16)
+		check("PGPORT", err)
+		e.config.Postgres.Port = uint16(port)
+	}
 	if wrong != nil {
 		return env{}, fmt.Errorf("environment: %s", strings.Join(wrong, "; "))
 	}

@@ -1,6 +1,7 @@
 package dial
 
 import (
+	"fmt"
 	"net"
 	"testing"
 
@@ -30,4 +31,9 @@ func TestDialerSetsTheTimeout(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func ExampleDialer() {
+	fmt.Println(Dialer().Timeout)
+	// Output: 3s
 }

@@ -38,7 +38,7 @@ func (s *site) loginPage(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, next, http.StatusSeeOther)
 		return
 	}
-	s.render(w, r, http.StatusOK, "login", view{Title: "Sign in", Data: account{Next: next, SignedOut: r.FormValue("out") != ""}})
+	s.render(w, http.StatusOK, "login", view{Title: "Sign in", Data: account{Next: next, SignedOut: r.FormValue("out") != ""}})
 }
 
 func (s *site) login(w http.ResponseWriter, r *http.Request) {
@@ -50,7 +50,7 @@ func (s *site) login(w http.ResponseWriter, r *http.Request) {
 		no := refusalOf(err)
 		form.Problem, form.Field = sentence(no.Sentence), no.Field
 		retryLater(w, no)
-		s.render(w, r, no.Status, "login", view{Title: "Sign in", Data: form})
+		s.render(w, no.Status, "login", view{Title: "Sign in", Data: form})
 		return
 	}
 	enter(w, r, cookies, form.Next)
@@ -62,7 +62,7 @@ func (s *site) registerPage(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, next, http.StatusSeeOther)
 		return
 	}
-	s.render(w, r, http.StatusOK, "register", view{Title: "Register", Data: account{Next: next}})
+	s.render(w, http.StatusOK, "register", view{Title: "Register", Data: account{Next: next}})
 }
 
 func (s *site) register(w http.ResponseWriter, r *http.Request) {
@@ -75,7 +75,7 @@ func (s *site) register(w http.ResponseWriter, r *http.Request) {
 		no := refusalOf(err)
 		form.Problem, form.Field = sentence(no.Sentence), fieldOf(no)
 		retryLater(w, no)
-		s.render(w, r, no.Status, "register", view{Title: "Register", Data: form})
+		s.render(w, no.Status, "register", view{Title: "Register", Data: form})
 		return
 	}
 	enter(w, r, cookies, form.Next)

@@ -52,7 +52,7 @@ func (s *site) renderGitHub(w http.ResponseWriter, r *http.Request, user User, r
 			code = no.Status
 		}
 	}
-	s.render(w, r, code, "github", view{Title: "GitHub", User: &user, Data: v})
+	s.render(w, code, "github", view{Title: "GitHub", User: &user, Data: v})
 }
 
 func (s *site) fillGitHub(r *http.Request, v *githubView) error {

@@ -78,8 +78,8 @@ func TestSecurityHeadersOnEveryAnswer(t *testing.T) {
 }
 
 var (
-	inline   = regexp.MustCompile(`(?i)<style|\sstyle=|\son[a-z]+=|javascript:|<script(?:\s+(?:defer|async))*\s*>`)
-	linked   = regexp.MustCompile(`(?:src|href)="(/assets/[^"]+)"`)
+	inline    = regexp.MustCompile(`(?i)<style|\sstyle=|\son[a-z]+=|javascript:|<script(?:\s+(?:defer|async))*\s*>`)
+	linked    = regexp.MustCompile(`(?:src|href)="(/assets/[^"]+)"`)
 	elsewhere = regexp.MustCompile(`(?:src|srcset|action)="(?:https?:)?//`)
 )
 

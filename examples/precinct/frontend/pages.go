@@ -67,7 +67,7 @@ func left(now, t time.Time) string {
 	return fmt.Sprintf("%d:%02d", int(d.Minutes()), int(d.Seconds())%60)
 }
 
-func (s *site) render(w http.ResponseWriter, r *http.Request, status int, name string, v view) {
+func (s *site) render(w http.ResponseWriter, status int, name string, v view) {
 	v.Here, v.Now = name, time.Now()
 	var page bytes.Buffer
 	if err := s.pages[name].Execute(&page, v); err != nil {
@@ -124,7 +124,7 @@ func (s *site) home(w http.ResponseWriter, r *http.Request) {
 
 func (s *site) dashboardPage(w http.ResponseWriter, r *http.Request, user User) {
 	health, err := s.backend.health(r)
-	s.render(w, r, http.StatusOK, "dashboard", view{Title: "Dashboard", User: &user, Data: dashboardView{Health: health, HealthError: words(err)}})
+	s.render(w, http.StatusOK, "dashboard", view{Title: "Dashboard", User: &user, Data: dashboardView{Health: health, HealthError: words(err)}})
 }
 
 type dashboardView struct {

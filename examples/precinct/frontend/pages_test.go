@@ -190,7 +190,10 @@ func TestSecurityPage(t *testing.T) {
 	session := w.signIn()
 	got := w.ask("GET", "/security", "", session)
 	w.want(got, 200, backendID.String(), frontendID.String(), "vault.invalid:8200", "postgres.99-data.svc.cluster.local:5432",
-		"Trying it live needs JavaScript", "SVID good for another", "59:5", "Hubble", "v-jwt-back-backend-")
+		"Trying it live needs JavaScript", "SVID good for another", "Hubble", "v-jwt-back-backend-")
+	if !regexp.MustCompile(`role="timer">(59:5\d|1:00:00)<`).MatchString(got.text) {
+		t.Error("no remaining life of an hour")
+	}
 	if n := strings.Count(got.text, `data-state="waiting">`); n < 7 {
 		t.Errorf("%d edges", n)
 	}

@@ -123,6 +123,7 @@ func (nobody) GetX509BundleForTrustDomain(spiffeid.TrustDomain) (*x509bundle.Bun
 // Whatever is wrong behind it, the site says so in plain words, to scripts and to
 // people, and tells nothing of addresses.
 func TestNoBackend(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name   string
 		spoil  func(*world)
@@ -138,6 +139,7 @@ func TestNoBackend(t *testing.T) {
 		}, 502, "could not prove to be the backend"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
 			as := backendID
 			if tc.name == "an impostor" {
 				as = spiffeid.RequireFromPath(testDomain, "/ns/99-apps/sa/githubstub")
@@ -176,6 +178,7 @@ func TestNoBackend(t *testing.T) {
 
 // The backend lets nobody in but the frontend, and that does not look like success.
 func TestTheBackendRefusesOthers(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, backendID)
 	w.open(w.self(spiffeid.RequireFromPath(testDomain, "/ns/99-apps/sa/githubstub")), w.address())
 	w.want(w.ask("GET", "/api/health/ready", ""), 503, "does not answer")

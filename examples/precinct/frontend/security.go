@@ -106,5 +106,5 @@ func (s *site) renderSecurity(w http.ResponseWriter, r *http.Request, code int, 
 	})
 	all.Wait()
 	v.Boards = []board{front, back}
-	s.render(w, r, code, "security", view{Title: "Security", User: &user, Data: v})
+	s.render(w, code, "security", view{Title: "Security", User: &user, Data: v})
 }

@@ -123,7 +123,7 @@ func (s *site) fail(w http.ResponseWriter, r *http.Request, err error) {
 		service.Error(w, r, no.Status, no.Sentence)
 		return
 	}
-	s.render(w, r, no.Status, "error", view{Title: cmp.Or(errorTitles[no.Status], http.StatusText(no.Status)), Data: errorView{
+	s.render(w, no.Status, "error", view{Title: cmp.Or(errorTitles[no.Status], http.StatusText(no.Status)), Data: errorView{
 		Status: no.Status, Sentence: sentence(no.Sentence), RequestID: service.RequestID(r.Context()),
 	}})
 }

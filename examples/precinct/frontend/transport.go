@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
-	"net"
 	"net/http"
 	"net/http/httptrace"
 	"sync/atomic"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/org/spire-vault-99-action/examples/precinct/dial"
 	"github.com/org/spire-vault-99-action/examples/precinct/identity"
 )
 
@@ -22,18 +22,14 @@ var errImpostor = errors.New("the backend could not prove its identity")
 func newTransport(ctx context.Context, self identity.X509, peer spiffeid.ID) http.RoundTripper {
 	config := identity.ClientTLS(self, peer)
 	verify := config.VerifyPeerCertificate
-	config.VerifyPeerCertificate = func(raw [][]byte, chains [][]*x509.Certificate) error {
+	config.VerifyPeerCertificate = func(raw [][]byte, chains [][]*x509.Certificate) error { //nolint:gosec // no session is resumed: there is no cache for them
 		if err := verify(raw, chains); err != nil {
 			return errors.Join(errImpostor, err)
 		}
 		return nil
 	}
-	dialer := &net.Dialer{
-		Timeout: 2 * time.Second,
-		Control: giveUpOnSilence,
-		// A connection that nobody answers any more is found before it is needed.
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 2},
-	}
+	dialer := dial.Dialer()
+	dialer.Timeout = 2 * time.Second
 	t := &http.Transport{
 		DialContext:           dialer.DialContext,
 		TLSClientConfig:       config,

@@ -21,6 +21,7 @@ import (
 
 // What is tried again, and what must not be.
 func TestPatience(t *testing.T) {
+	t.Parallel()
 	refused := errors.New("dialling failed")
 	for _, tc := range []struct {
 		name, method  string
@@ -154,6 +155,7 @@ func openGate(t *testing.T) *gate {
 
 // A rollout of the backend under load loses no request, whatever its method.
 func TestBackendsReplacedUnderLoad(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, backendID)
 	g := openGate(t)
 	pod := func() (stop func()) {

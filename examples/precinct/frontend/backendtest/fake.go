@@ -98,7 +98,7 @@ func (f *Fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.seen = append(f.seen, r.Clone(r.Context()))
 	f.mu.Unlock()
 	w.Header().Set("Server", "must-not-travel")
-	http.SetCookie(w, &http.Cookie{Name: "other", Value: "must-not-travel"})
+	http.SetCookie(w, &http.Cookie{Name: "other", Value: "must-not-travel"}) //nolint:gosec // for tests
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /api/auth/login", f.login)
 	mux.HandleFunc("POST /api/auth/register", f.register)
@@ -158,7 +158,7 @@ func read(w http.ResponseWriter, r *http.Request) (map[string]string, bool) {
 func (f *Fake) enter(w http.ResponseWriter, u *user) {
 	id := rand.Text()
 	f.sessions[id] = u
-	http.SetCookie(w, &http.Cookie{Name: "precinct_session", Value: id, Path: "/", MaxAge: 8 * 3600, HttpOnly: true, SameSite: http.SameSiteLaxMode})
+	http.SetCookie(w, &http.Cookie{Name: "precinct_session", Value: id, Path: "/", MaxAge: 8 * 3600, HttpOnly: true, SameSite: http.SameSiteLaxMode}) //nolint:gosec // plain HTTP on the loopback
 }
 
 func (f *Fake) login(w http.ResponseWriter, r *http.Request) {
@@ -205,7 +205,7 @@ func (f *Fake) logout(w http.ResponseWriter, r *http.Request) {
 	if c, err := r.Cookie("precinct_session"); err == nil {
 		delete(f.sessions, c.Value)
 	}
-	http.SetCookie(w, &http.Cookie{Name: "precinct_session", Path: "/", MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteLaxMode})
+	http.SetCookie(w, &http.Cookie{Name: "precinct_session", Path: "/", MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteLaxMode}) //nolint:gosec // plain HTTP on the loopback
 	say(w, 200, map[string]string{"message": "Logged out"})
 }
 

@@ -83,7 +83,7 @@ func run(ctx context.Context, fake *backendtest.Fake, listen, health string, den
 		TLSConfig: tlsconfig.MTLSServerConfig(self, self, tlsconfig.AuthorizeID(frontend)),
 	}
 	go server.ServeTLS(api, "", "") //nolint:errcheck // ends with the process
-	defer server.Close()
+	defer func() { _ = server.Close() }()
 
 	dir, err := os.MkdirTemp("", "rehearsal-")
 	if err != nil {

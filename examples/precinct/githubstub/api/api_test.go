@@ -2,6 +2,7 @@ package api
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -109,4 +110,13 @@ func TestNamesAreUnique(t *testing.T) {
 		}
 		seen[r.name] = true
 	}
+}
+
+func ExampleHandler() {
+	r := httptest.NewRequest("GET", "/user", nil)
+	r.Header.Set("Authorization", "Bearer something-else")
+	w := httptest.NewRecorder()
+	Handler(time.Now).ServeHTTP(w, r)
+	fmt.Print(w.Code, " ", w.Body)
+	// Output: 401 {"documentation_url":"https://docs.github.com/rest","message":"Bad credentials","status":"401"}
 }
