@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -78,7 +79,10 @@ func (i imageOf) config() v1.Config {
 	if version == "" {
 		version = i.recipe.Version
 	}
-	env := append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, i.spec.Env...)
+	env := i.spec.Env
+	if !slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "PATH=") }) {
+		env = slices.Concat([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, env)
+	}
 	return v1.Config{
 		User: i.spec.User, WorkingDir: i.spec.WorkDir, Env: env,
 		Entrypoint: i.spec.Entrypoint, Cmd: i.spec.Cmd, StopSignal: i.spec.StopSignal,

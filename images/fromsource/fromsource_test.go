@@ -28,7 +28,8 @@ func TestRecipesAreSound(t *testing.T) {
 	for _, ref := range []string{
 		"kindest/node:v1.37.2", "quay.io/cilium/cilium:v1.20.2", "quay.io/cilium/operator-generic:v1.20.2",
 		"quay.io/cilium/hubble-relay:v1.20.2", "ghcr.io/spiffe/spire-server:1.13.3", "ghcr.io/spiffe/spire-agent:1.13.3",
-		"ghcr.io/spiffe/oidc-discovery-provider:1.13.3",
+		"ghcr.io/spiffe/oidc-discovery-provider:1.13.3", "ghcr.io/spiffe/spiffe-helper:0.11.0", "docker.io/hashicorp/vault:1.21.0",
+		"docker.io/library/postgres:15-bookworm",
 	} {
 		if !slices.Contains(b.refs, ref) {
 			t.Errorf("no recipe for %s", ref)
@@ -55,6 +56,8 @@ func TestBadRecipes(t *testing.T) {
 		"many at once": {good + "  - {ref: r/a, title: t, files: [{path: rel, command: nope, text: z}]}\n", []string{"needs a tag", "2 sources", "not an absolute path", `builds no command "nope"`}},
 		"latest":       {good + "  - {ref: r/a:latest, title: t, files: []}\n", []string{"not latest"}},
 		"mode":         {good + "  - {ref: r/a:1, title: t, files: [{path: /x, text: z, mode: '99'}]}\n", []string{"not an octal"}},
+		"text twice":   {good + "  - {ref: r/a:1, title: t, files: [{path: /x, text: z, textFile: no.sh}]}\n", []string{"file /x has both"}},
+		"no text file": {good + "  - {ref: r/a:1, title: t, files: [{path: /x, textFile: no.sh}]}\n", []string{"file /x", "recipes/no.sh"}},
 		"preload":      {good + "  - {ref: r/a:1, title: t, files: [{path: /x, preload: [r/b:1]}]}\n", []string{"r/b:1, which no recipe makes"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -113,6 +116,43 @@ func TestKey(t *testing.T) {
 			t.Errorf("another %s: same key", name)
 		}
 		seen[k] = name
+	}
+}
+
+// A text that lies in a file of its own is part of the key, like any other.
+func TestTextFile(t *testing.T) {
+	key := func(text string) string {
+		b, err := openBook(fstest.MapFS{
+			"recipes/a.yaml": {Data: []byte("name: a\nversion: v1\nimages: [{ref: r/a:1, files: [{path: /x, textFile: a/x.sh}]}]\n")},
+			"recipes/a/x.sh": {Data: []byte(text)},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		img := b.images["r/a:1"]
+		if got := img.spec.Files[0].Text; got != text {
+			t.Errorf("text %q, want %q", got, text)
+		}
+		k, err := b.key(img, "go1", "shim")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	if key("one") == key("two") {
+		t.Error("another text, the same key")
+	}
+}
+
+// Every image has one PATH: the recipe's, or the usual one.
+func TestPath(t *testing.T) {
+	for name, tc := range map[string]struct{ env, want []string }{
+		"default": {[]string{"A=b"}, []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "A=b"}},
+		"own":     {[]string{"A=b", "PATH=/x"}, []string{"A=b", "PATH=/x"}},
+	} {
+		if d := cmp.Diff(tc.want, imageOf{&recipe{}, &imageSpec{Env: tc.env}}.config().Env); d != "" {
+			t.Errorf("%s: %s", name, d)
+		}
 	}
 }
 

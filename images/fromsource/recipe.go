@@ -88,6 +88,7 @@ type file struct {
 	Command  string   `json:"command,omitempty"`  // a command, "NAME" or "RECIPE/NAME"
 	Module   string   `json:"module,omitempty"`   // a file or directory of the recipe's module
 	Text     string   `json:"text,omitempty"`     // this very text
+	TextFile string   `json:"textFile,omitempty"` // the text of this file below recipes/
 	Link     string   `json:"link,omitempty"`     // a symbolic link to this
 	Dir      bool     `json:"dir,omitempty"`      // an empty directory
 	Generate string   `json:"generate,omitempty"` // "containerd-base-spec" or "runc-shim"
@@ -157,6 +158,9 @@ func readRecipe(files fs.FS, name string) (*recipe, error) {
 	if r.Name != path.Base(base) {
 		return nil, fmt.Errorf("recipe %s: its name is %q", name, r.Name)
 	}
+	if err := r.readTexts(files); err != nil {
+		return nil, fmt.Errorf("recipe %s: %w", name, err)
+	}
 	if r.Module == "" {
 		return r, nil
 	}
@@ -170,6 +174,28 @@ func readRecipe(files fs.FS, name string) (*recipe, error) {
 		return nil, fmt.Errorf("recipe %s: %s.mod does not require %s %s", name, base, r.Module, r.Version)
 	}
 	return r, nil
+}
+
+// readTexts takes the texts that lie in files of their own into the recipe, and
+// with that into its keys.
+func (r *recipe) readTexts(files fs.FS) error {
+	for _, img := range r.Images {
+		for i := range img.Files {
+			f := &img.Files[i]
+			if f.TextFile == "" {
+				continue
+			}
+			if f.Text != "" {
+				return fmt.Errorf("file %s has both a text and a text file", f.Path)
+			}
+			text, err := fs.ReadFile(files, path.Join("recipes", f.TextFile))
+			if err != nil {
+				return fmt.Errorf("file %s: %w", f.Path, err)
+			}
+			f.Text = string(text)
+		}
+	}
+	return nil
 }
 
 // check finds what is wrong with one image.
