@@ -2,9 +2,9 @@
 # they need; nothing else has to be prepared.
 GO ?= go
 
-.PHONY: demo verify down test unit bench check lint
+.PHONY: demo verify down test unit bench check lint packages
 
-demo: ## a running cluster, proven edge by edge
+demo: ## a running cluster, proven edge by edge, with the site open
 	$(GO) run ./examples/full --keep
 
 verify: ## prove the running cluster again, changing nothing
@@ -13,11 +13,15 @@ verify: ## prove the running cluster again, changing nothing
 down: ## remove the cluster
 	$(GO) run ./examples/full --down
 
-test: ## everything, on the real parts: a cluster is brought up and taken down
+test: packages ## everything, on the real parts: a cluster is brought up and taken down
 	$(GO) vet -tags e2e ./...
 	$(GO) test ./...
+	$(GO) test -tags e2e -count=1 -timeout 10m -run '^TestE2E' ./examples/...
 	$(GO) test -tags e2e -count=1 -timeout 80m -v -run '^TestE2E' ./zerotrust
-	$(GO) test -tags e2e -count=1 -timeout 20m -p 1 -run '^TestE2E' ./kindx ./images ./spire/...
+	$(GO) test -tags e2e -count=1 -timeout 20m -p 1 -run '^TestE2E' ./kindx ./images/... ./spire/... ./zerotrust/precinct
+
+packages: ## what the tests of the applications run: PostgreSQL and a browser, as Debian's packages
+	$(GO) run ./examples/packages postgresql-15 chromium
 
 unit: ## what needs no container engine
 	$(GO) test ./...

@@ -67,7 +67,7 @@ func (s *Stack) imagesChecks() []phase.Check {
 			}
 			all := []images.NamedImage{node}
 			var missing []string
-			for _, ref := range ThirdPartyImages() {
+			for _, ref := range s.cfg.ThirdPartyImages() {
 				img, err := s.cached(ref)
 				if err != nil {
 					return ev, err
@@ -126,7 +126,7 @@ func (s *Stack) checkLoaded(ctx context.Context) (phase.Evidence, error) {
 		return ev, err
 	}
 	var want []images.NamedImage
-	for _, ref := range ThirdPartyImages() {
+	for _, ref := range s.cfg.ThirdPartyImages() {
 		img, err := s.cached(ref)
 		if err != nil {
 			return ev, err
@@ -340,36 +340,67 @@ func (s *Stack) identitiesChecks() []phase.Check {
 
 func (s *Stack) appsChecks() []phase.Check {
 	var all []phase.Check
-	for _, w := range s.cfg.Intent.Workloads {
+	for _, w := range s.cfg.Intent.applications() {
 		all = append(all, phase.Check{
-			Name: "workload " + w.Name, Doc: "Its pods are ready.",
-			Hint: fmt.Sprintf("kubectl -n %s describe pod -l app=%s", w.Namespace, w.Name),
-			Run: func(ctx context.Context) (phase.Evidence, error) {
-				ev := phase.Evidence{Want: fmt.Sprintf("%d ready pods", max(1, w.Replicas)), Source: "API server"}
-				client, err := s.kube(ctx)
-				if err != nil {
-					return ev, err
-				}
-				pods, err := client.ReadyPods(ctx, w.Namespace, "app="+w.Name)
-				if err != nil {
-					return ev, err
-				}
-				for _, p := range pods {
-					for _, c := range p.Status.ContainerStatuses {
-						ev.Details = append(ev.Details, fmt.Sprintf("%s on %s runs %s (%s)", p.Name, p.Spec.NodeName, c.Image, c.ImageID))
-					}
-				}
-				ev.Got = fmt.Sprintf("%d ready pods", len(pods))
-				return ev, same(ev)
-			},
+			Name: "workload " + w.Name, Doc: "Its pods are ready, and run the very image that this source tree gives.",
+			Hint: fmt.Sprintf("kubectl -n %s describe pod -l app=%s; after an edit, run again without --verify", w.Namespace, w.Name),
+			Run:  func(ctx context.Context) (phase.Evidence, error) { return s.checkWorkload(ctx, w) },
 		})
 	}
 	return all
 }
 
+// checkWorkload compares the pods' images with the one built, by reference and, on the
+// node of each pod, by digest.
+func (s *Stack) checkWorkload(ctx context.Context, w Workload) (phase.Evidence, error) {
+	ev := phase.Evidence{Source: "go build; API server; containerd on the pods' nodes"}
+	built, err := s.program(ctx, w.Package)
+	if err != nil {
+		return ev, err
+	}
+	ev.Want = fmt.Sprintf("%d ready pods of %s (%s)", max(1, w.Replicas), built.ref, built.digest)
+	client, err := s.kube(ctx)
+	if err != nil {
+		return ev, err
+	}
+	pods, err := client.ReadyPods(ctx, w.Namespace, "app="+w.Name)
+	if err != nil {
+		return ev, err
+	}
+	nodes, err := s.nodes(ctx)
+	if err != nil {
+		return ev, err
+	}
+	img, _ := s.resolved(built.ref)
+	var wrong []string
+	for _, p := range pods {
+		for _, c := range p.Status.ContainerStatuses {
+			ev.Details = append(ev.Details, fmt.Sprintf("%s on %s runs %s (%s)", p.Name, p.Spec.NodeName, c.Image, c.ImageID))
+		}
+		if image := p.Spec.Containers[0].Image; image != built.ref {
+			wrong = append(wrong, fmt.Sprintf("%s runs %s", p.Name, image))
+			continue
+		}
+		own := slices.DeleteFunc(slices.Clone(nodes), func(n images.Node) bool { return n.Name() != p.Spec.NodeName })
+		missing, err := images.Missing(ctx, own, []images.NamedImage{{Ref: built.ref, Image: img}}, images.LoadConfig{})
+		if err != nil {
+			return ev, err
+		}
+		if len(missing) > 0 || len(own) == 0 {
+			wrong = append(wrong, fmt.Sprintf("the image of %s on %s has another digest", p.Name, p.Spec.NodeName))
+		}
+	}
+	phase.Note(ctx, "image "+w.Name, built.digest)
+	ev.Got = fmt.Sprintf("%d ready pods of %s (%s)", len(pods)-len(wrong), built.ref, built.digest)
+	if len(wrong) > 0 {
+		ev.Got += "; " + strings.Join(wrong, "; ")
+	}
+	return ev, same(ev)
+}
+
 // checks4C look again at what the spire phase saw, now that everything runs on it.
 func (s *Stack) checks4C() []phase.Check {
-	return append(s.spireChecks(), []phase.Check{
+	all := append(s.spireChecks(), []phase.Check{
 		{
 			Name: "entries delivered", Doc: "A new entry reaches the agent of every node and its SVID is handed out there; so everything registered before it is there too.",
 			Hint: "kubectl -n spire-system logs ds/spire-agent; is the node alias the parent of every entry?",
@@ -391,6 +422,16 @@ func (s *Stack) checks4C() []phase.Check {
 			Run:  s.checkHandshake,
 		},
 	}...)
+	for _, w := range s.cfg.Intent.Workloads {
+		if w.MTLS {
+			all = append(all, phase.Check{
+				Name: "mTLS of " + w.Name, Doc: "It proves its SPIFFE ID and serves its callers; another identity, none at all, and plain text are refused.",
+				Hint: fmt.Sprintf("kubectl -n %s logs deploy/%s", w.Namespace, w.Name),
+				Run:  func(ctx context.Context) (phase.Evidence, error) { return s.checkMTLS(ctx, w) },
+			})
+		}
+	}
+	return all
 }
 
 func (s *Stack) checkDelivered(ctx context.Context) (phase.Evidence, error) {

@@ -2,10 +2,8 @@ package zerotrust
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"path"
 	"slices"
 	"sync"
 	"time"
@@ -14,6 +12,7 @@ import (
 
 	"github.com/org/spire-vault-99-action/cilium"
 	"github.com/org/spire-vault-99-action/zerotrust/phase"
+	"github.com/org/spire-vault-99-action/zerotrust/probe"
 )
 
 // Cell is one combination of workload and port that the matrix tries.
@@ -35,7 +34,7 @@ func Matrix(in Intent) []Cell {
 			if from.Name == to.Name {
 				continue
 			}
-			for _, port := range to.Ports {
+			for _, port := range to.listens() {
 				edge, allowed := in.Edge(from.Name, to.Name, port)
 				all = append(all, Cell{From: from.Name, To: to.Name, Port: port, Allowed: allowed, Authenticated: edge.Authenticated})
 			}
@@ -75,49 +74,27 @@ func (s *Stack) checks4D() []phase.Check {
 	return all
 }
 
-// probeResult is what `workload probe` prints.
-type probeResult struct {
-	Address   string
-	LocalPort int
-	Connected bool
-	Answer    string
-	Error     string
-	Kind      string
-	Seconds   float64
-}
-
-func (r probeResult) String() string {
-	if r.Connected && r.Error == "" {
-		return fmt.Sprintf("connected to %s in %.3f s: %q", r.Address, r.Seconds, r.Answer)
-	}
-	return fmt.Sprintf("%s after %.1f s: %s", r.Kind, r.Seconds, r.Error)
-}
-
 // probe tries the cell from inside a pod of the source workload.
-func (s *Stack) probe(ctx context.Context, cell Cell, timeout time.Duration) (corev1.Pod, probeResult, error) {
+func (s *Stack) probe(ctx context.Context, cell Cell, timeout time.Duration) (corev1.Pod, probe.Attempt, error) {
 	client, err := s.kube(ctx)
 	if err != nil {
-		return corev1.Pod{}, probeResult{}, err
+		return corev1.Pod{}, probe.Attempt{}, err
 	}
 	from, _ := s.cfg.Intent.Workload(cell.From)
 	to, _ := s.cfg.Intent.Workload(cell.To)
 	pods, err := client.ReadyPods(ctx, from.Namespace, "app="+from.Name)
 	if err != nil {
-		return corev1.Pod{}, probeResult{}, err
+		return corev1.Pod{}, probe.Attempt{}, err
 	}
 	if len(pods) == 0 {
-		return corev1.Pod{}, probeResult{}, fmt.Errorf("workload %s has no ready pod to probe from", from.Name)
+		return corev1.Pod{}, probe.Attempt{}, fmt.Errorf("workload %s has no ready pod to probe from", from.Name)
 	}
-	out, err := client.ExecOutput(ctx, from.Namespace, pods[0].Name, from.Name,
-		"/app/"+path.Base(from.Package), "probe", "-timeout", timeout.String(), fmt.Sprintf("%s:%d", to.Host(), cell.Port))
+	prober, err := s.probes(ctx)
 	if err != nil {
-		return pods[0], probeResult{}, fmt.Errorf("probing %s from pod %s: %w", cell, pods[0].Name, err)
+		return pods[0], probe.Attempt{}, err
 	}
-	var r probeResult
-	if err := json.Unmarshal([]byte(out), &r); err != nil {
-		return pods[0], probeResult{}, fmt.Errorf("probing %s from pod %s: reading %q: %w", cell, pods[0].Name, out, err)
-	}
-	return pods[0], r, nil
+	attempt, err := prober.Try(ctx, pods[0], fmt.Sprintf("%s:%d", to.Host(), cell.Port), timeout)
+	return pods[0], attempt, err
 }
 
 // proveAllowed wants the probe to connect and Hubble to have seen it forwarded
@@ -131,7 +108,7 @@ func (s *Stack) proveAllowed(ctx context.Context, log *flowLog, cell Cell) (phas
 		return ev, err
 	}
 	var pod corev1.Pod
-	var r probeResult
+	var r probe.Attempt
 	var err error
 	for try := 1; try <= allowedTries; try++ {
 		if pod, r, err = s.probe(ctx, cell, allowedTimeout); err != nil {
@@ -143,7 +120,7 @@ func (s *Stack) proveAllowed(ctx context.Context, log *flowLog, cell Cell) (phas
 		}
 	}
 	ev.Got = r.String()
-	if r.Kind == "name" {
+	if r.Kind == probe.KindName {
 		return ev, fmt.Errorf("the name could not be looked up, so nothing is known of the edge: %s", r.Error)
 	}
 	if !r.Connected {
@@ -178,9 +155,9 @@ func (s *Stack) proveDenied(ctx context.Context, log *flowLog, cell Cell) (phase
 	ev.Got = r.String()
 	ev.Details = append(ev.Details, fmt.Sprintf("from pod %s: %s", pod.Name, r))
 	switch {
-	case r.Kind == "name":
+	case r.Kind == probe.KindName:
 		return ev, fmt.Errorf("the name could not be looked up, so nothing is known of the edge: %s", r.Error)
-	case r.Connected, r.Kind == "refused":
+	case r.Connected, r.Kind == probe.KindRefused:
 		return ev, phase.Want(ev.Want, "it got through: "+r.String())
 	}
 	f, seen := log.find(ctx, hubblePatience, func(f cilium.Flow) bool { return sameAttempt(f, pod, r, cell) && f.Verdict == "DROPPED" })
@@ -197,7 +174,7 @@ func (s *Stack) proveDenied(ctx context.Context, log *flowLog, cell Cell) (phase
 
 // sameAttempt says whether the flow is of this very probe: its pod, its port, its
 // target port.
-func sameAttempt(f cilium.Flow, pod corev1.Pod, r probeResult, cell Cell) bool {
+func sameAttempt(f cilium.Flow, pod corev1.Pod, r probe.Attempt, cell Cell) bool {
 	return f.Source.Namespace == pod.Namespace && f.Source.Pod == pod.Name &&
 		int(f.Source.Port) == r.LocalPort && int(f.Destination.Port) == cell.Port
 }

@@ -2,7 +2,10 @@ package zerotrust
 
 import (
 	"bytes"
+	_ "embed"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"sigs.k8s.io/yaml"
@@ -21,7 +24,12 @@ func Entries(in Intent) ([]spire.Entry, error) {
 	all := deploy.Entries(deploy.Config{TrustDomain: td, ClusterName: in.Name})
 	all = append(all, spire.CiliumEntries(td, in.Name)...)
 	for _, w := range in.Workloads {
-		all = append(all, spire.WorkloadEntry(td, in.Name, w.Namespace, w.Account()))
+		e := spire.WorkloadEntry(td, in.Name, w.Namespace, w.Account())
+		if w.Runs != "" {
+			// Clients that know no SPIFFE IDs, such as Vault's of PostgreSQL, verify the name.
+			e.DNSNames = []string{w.Host()}
+		}
+		all = append(all, e)
 	}
 	return all, nil
 }
@@ -61,6 +69,13 @@ func Policies(in Intent) ([]byte, error) {
 				egress = append(egress, object{"toEndpoints": []any{selector(to)}, "toPorts": tcp(e.Port)})
 			}
 		}
+		if w.Publish != nil {
+			// From outside by way of any node, which may be another one than the pod's.
+			ingress = append(ingress, object{"fromEntities": []any{"world", "host", "remote-node"}, "toPorts": tcp(w.Ports[0])})
+		}
+		if w.Runs == Vault {
+			egress = append(egress, oidcRule())
+		}
 		if len(ingress) == 0 {
 			ingress = append(ingress, object{}) // selects nobody: deny all
 		}
@@ -96,48 +111,92 @@ func dnsRule() object {
 	}
 }
 
+// oidcRule lets Vault fetch the keys that JWT-SVIDs are verified with.
+func oidcRule() object {
+	return object{
+		"toEndpoints": []any{object{"matchLabels": object{namespaceLabel: "spire-system", accountLabel: "spire-oidc"}}},
+		"toPorts":     tcp(8080),
+	}
+}
+
 func managed() object { return object{"app.kubernetes.io/managed-by": Owner} }
 
-// Manifests derives the workloads' namespaces, service accounts, Deployments and
-// Services as a YAML stream. image names the image of each workload.
-func Manifests(in Intent, image map[string]string) ([]byte, error) {
+// Namespaces derives the workloads' namespaces as a YAML stream, and the admission
+// policy that guards them. Pod Security's own levels forbid each hostPath or allow all,
+// so the policy holds pods to what "restricted" asks, with the Workload API's socket as
+// the one exception.
+func Namespaces(in Intent) ([]byte, error) {
 	var all []object
 	for _, ns := range in.Namespaces() {
 		all = append(all, object{
 			"apiVersion": "v1", "kind": "Namespace",
 			"metadata": object{"name": ns, "labels": object{
 				"app.kubernetes.io/managed-by":       Owner,
-				"pod-security.kubernetes.io/enforce": "restricted",
+				guardedLabel:                         "true",
+				"pod-security.kubernetes.io/enforce": "privileged",
 			}},
 		})
 	}
-	for _, w := range in.Workloads {
+	docs, err := stream(all)
+	return append(docs, admission...), err
+}
+
+const guardedLabel = "zerotrust.guarded"
+
+//go:embed manifests/admission.yaml
+var admission []byte
+
+// Manifests derives the applications' service accounts, Deployments and Services as a
+// YAML stream. image names the image of each; what runs a server is left out.
+func Manifests(in Intent, image map[string]string) ([]byte, error) {
+	var all []object
+	for _, w := range in.applications() {
 		if image[w.Name] == "" {
 			return nil, fmt.Errorf("intent: workload %s: no image given", w.Name)
 		}
-		all = append(all, w.objects(image[w.Name])...)
+		env, err := Environment(in, w)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, w.objects(image[w.Name], env)...)
 	}
 	return stream(all)
 }
 
-func (w Workload) objects(image string) []object {
+func (w Workload) objects(image string, env map[string]string) []object {
 	meta := func() object { return object{"name": w.Name, "namespace": w.Namespace, "labels": managed()} }
 	match := object{"app": w.Name}
-	var containerPorts, servicePorts []any
-	for _, p := range w.Ports {
+	var containerPorts, servicePorts, variables []any
+	for _, p := range w.listens() {
 		containerPorts = append(containerPorts, object{"containerPort": p, "protocol": "TCP"})
 		servicePorts = append(servicePorts, object{"name": fmt.Sprintf("tcp-%d", p), "port": p, "protocol": "TCP"})
 	}
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		variables = append(variables, object{"name": name, "value": env[name]})
+	}
 	container := object{
-		"name": w.Name, "image": image, "imagePullPolicy": "IfNotPresent", "args": w.Args,
+		"name": w.Name, "image": image, "imagePullPolicy": "IfNotPresent", "env": variables,
 		"securityContext": object{
 			"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
 			"capabilities": object{"drop": []any{"ALL"}},
 		},
-		"resources": object{"requests": object{"cpu": "10m", "memory": "16Mi"}, "limits": object{"memory": "64Mi"}},
+		"resources":    object{"requests": object{"cpu": "10m", "memory": "24Mi"}, "limits": object{"memory": "128Mi"}},
+		"volumeMounts": []any{object{"name": "spire-socket", "mountPath": socketDir, "readOnly": true}},
+	}
+	if len(w.Args) > 0 {
+		container["args"] = w.Args
 	}
 	if len(containerPorts) > 0 {
 		container["ports"] = containerPorts
+	}
+	switch {
+	case w.HealthPort != 0:
+		probe := func(path string, period int) object {
+			return object{"httpGet": object{"path": path, "port": w.HealthPort}, "periodSeconds": period, "timeoutSeconds": 3}
+		}
+		container["startupProbe"] = object{"httpGet": object{"path": "/health/live", "port": w.HealthPort}, "periodSeconds": 1, "failureThreshold": 60}
+		container["readinessProbe"], container["livenessProbe"] = probe("/health/ready", 2), probe("/health/live", 10)
+	case len(w.Ports) > 0:
 		container["readinessProbe"] = object{"tcpSocket": object{"port": w.Ports[0]}, "periodSeconds": 2}
 	}
 	account := meta()
@@ -149,16 +208,22 @@ func (w Workload) objects(image string) []object {
 			"spec": object{
 				"replicas": max(1, w.Replicas),
 				"selector": object{"matchLabels": match},
+				// The old pod goes when the new one is ready.
+				"strategy": object{"rollingUpdate": object{"maxUnavailable": 0, "maxSurge": 1}},
 				"template": object{
 					"metadata": object{"labels": match},
 					"spec": object{
 						"serviceAccountName": w.Account(), "automountServiceAccountToken": false,
-						"terminationGracePeriodSeconds": 5,
+						"enableServiceLinks":            false,
+						"terminationGracePeriodSeconds": 10,
 						"securityContext": object{
 							"runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532,
 							"seccompProfile": object{"type": "RuntimeDefault"},
 						},
 						"containers": []any{container},
+						"volumes": []any{object{
+							"name": "spire-socket", "hostPath": object{"path": socketDir, "type": "Directory"},
+						}},
 					},
 				},
 			},
@@ -168,6 +233,16 @@ func (w Workload) objects(image string) []object {
 		all = append(all, object{
 			"apiVersion": "v1", "kind": "Service", "metadata": meta(),
 			"spec": object{"type": "ClusterIP", "selector": match, "ports": servicePorts},
+		})
+	}
+	if p := w.Publish; p != nil {
+		public := meta()
+		public["name"] = w.Name + "-public"
+		all = append(all, object{
+			"apiVersion": "v1", "kind": "Service", "metadata": public,
+			"spec": object{"type": "NodePort", "selector": match, "ports": []any{
+				object{"name": "public", "port": w.Ports[0], "protocol": "TCP", "nodePort": p.NodePort},
+			}},
 		})
 	}
 	return all

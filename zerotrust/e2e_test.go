@@ -25,14 +25,19 @@ import (
 	"github.com/org/spire-vault-99-action/kindx"
 	"github.com/org/spire-vault-99-action/spire"
 	"github.com/org/spire-vault-99-action/zerotrust/phase"
+	"github.com/org/spire-vault-99-action/zerotrust/precinct"
 	"github.com/org/spire-vault-99-action/zerotrust/report"
 )
 
 // lab is one real cluster that the steps of TestE2E share, in their order.
 type lab struct {
 	*testing.T
-	cfg Config
+	cfg   Config
+	shots string // folder of the screenshots
 }
+
+// sitePort is another one than the demo's, which may be running.
+const sitePort = 3099
 
 // labConfig is the demo's intent on a cluster of its own; images come from the
 // cache that the demo uses, or are built into it.
@@ -44,6 +49,7 @@ func labConfig(tb testing.TB) Config {
 	}
 	intent := Precinct99()
 	intent.Name = "precinct-99-e2e"
+	intent.Workloads[0].Publish.HostPort = sitePort
 	return Config{
 		Intent: intent, Dir: filepath.Join(cache, "spire-vault-99"), SourceDir: "..",
 		Kubeconfig: filepath.Join(tb.TempDir(), "kubeconfig"), Images: images.SourceFromSource,
@@ -53,7 +59,7 @@ func labConfig(tb testing.TB) Config {
 // TestE2E brings the demo up on real parts, proves it, breaks it, puts it right
 // and takes it down. It needs a container engine, or root on Debian or Ubuntu.
 func TestE2E(t *testing.T) {
-	l := &lab{T: t, cfg: labConfig(t)}
+	l := &lab{T: t, cfg: labConfig(t), shots: t.TempDir()}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
@@ -70,6 +76,12 @@ func TestE2E(t *testing.T) {
 		{"from nothing to proven", (*lab).fromNothing},
 		{"a second run changes nothing", (*lab).again},
 		{"verify alone", (*lab).verifyOnly},
+		{"no secret is static", (*lab).noStaticSecret},
+		{"a role changed by hand is put right", (*lab).vaultDrift},
+		{"an SVID is renewed without a restart", (*lab).svidRenewed},
+		{"an unguarded pod is refused", (*lab).unguardedPod},
+		{"an edit rolls one workload", (*lab).innerLoop},
+		{"drills", (*lab).drills},
 		{"a lifted policy is seen", (*lab).policyLifted},
 		{"a withdrawn entry is seen", (*lab).entryWithdrawn},
 		{"another configuration is refused", (*lab).otherConfiguration},
@@ -115,7 +127,11 @@ func (l *lab) run(ctx context.Context, o phase.Options, on func(phase.Event)) (p
 	defer s.Close()
 	// One line a minute at the most for what goes on, so that a long build shows.
 	var last time.Time
-	return phase.RunWith(ctx, s.Phases(), o, func(e phase.Event) {
+	all, err := l.phases(s)
+	if err != nil {
+		return phase.Report{}, err
+	}
+	return phase.RunWith(ctx, all, o, func(e phase.Event) {
 		if e.Kind == phase.PhaseDone || e.Kind == phase.PhaseProgress && time.Since(last) > time.Minute {
 			last = time.Now()
 			said := e.Text
@@ -128,6 +144,13 @@ func (l *lab) run(ctx context.Context, o phase.Options, on func(phase.Event)) (p
 			on(e)
 		}
 	})
+}
+
+// phases are the standard ones and the demo's own, as the program has them.
+func (l *lab) phases(s *Stack) ([]*phase.Phase, error) {
+	return After(s.Phases(), "apps", precinct.FrontendProxy(precinct.Browser{
+		URL: fmt.Sprintf("http://127.0.0.1:%d", sitePort), ScreenshotDir: filepath.Join(l.shots, "screenshots"),
+	}, func(ctx context.Context) error { return kindx.InstallPackages(ctx, "chromium") }))
 }
 
 // green runs the phases and wants every check to pass.
@@ -218,7 +241,7 @@ func (l *lab) fromNothing() {
 		OK     bool
 		Phases []struct{ Name, Status string }
 	}
-	if err := json.Unmarshal(doc.Bytes(), &parsed); err != nil || !parsed.OK || len(parsed.Phases) != 9 {
+	if err := json.Unmarshal(doc.Bytes(), &parsed); err != nil || !parsed.OK || len(parsed.Phases) != 12 {
 		l.Errorf("the JSON report reads as %+v, %v", parsed, err)
 	}
 	if strings.Contains(doc.String(), "PRIVATE KEY") || strings.Contains(doc.String(), "eyJ") {
@@ -227,7 +250,7 @@ func (l *lab) fromNothing() {
 	for check, want := range map[string]string{
 		"edge frontend → backend:8000": "auth=SPIRE",
 		"edge intruder → backend:8000": "POLICY_DENIED",
-		"edge frontend → backend:9000": "POLICY_DENIED",
+		"edge frontend → vault:8200":   "POLICY_DENIED",
 	} {
 		if c := l.checkOf(r, check); !strings.Contains(c.Evidence.Got, want) {
 			l.Errorf("%s: evidence %q lacks %s", check, c.Evidence.Got, want)
@@ -415,7 +438,7 @@ func (l *lab) failedUpgrade() {
 
 // interruptedAnywhere cancels a run in each phase; the next one goes on.
 func (l *lab) interruptedAnywhere() {
-	for _, name := range []string{"images", "cluster", "cilium", "spire", "identities", "apps", "4C-cilium-spiffe", "4D-network-policies"} {
+	for _, name := range []string{"images", "cluster", "cilium", "spire", "identities", "secrets", "apps", "4A-frontend-proxy", "4B-network-architecture", "4C-cilium-spiffe", "4D-network-policies"} {
 		ctx, cancel := context.WithCancel(l.Context())
 		var cancelled time.Time
 		r, err := l.run(ctx, phase.Options{}, func(e phase.Event) {
@@ -447,7 +470,7 @@ func (l *lab) ctrlC() {
 	ctx, cancel := context.WithTimeout(l.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, bin, "--keep", "--name", l.cfg.Intent.Name, "--images", "fromsource",
-		"--cache-dir", l.cfg.Dir, "--kubeconfig", l.cfg.Kubeconfig, "--source-dir", "..", "--report-dir", filepath.Join(l.TempDir(), "report"))
+		"--cache-dir", l.cfg.Dir, "--kubeconfig", l.cfg.Kubeconfig, "--source-dir", "..", "--report-dir", filepath.Join(l.TempDir(), "report"), "--port", fmt.Sprint(sitePort))
 	out := &interrupter{at: "4D-network-policies  started", kill: func() error { return cmd.Process.Signal(syscall.SIGINT) }}
 	cmd.Stdout, cmd.Stderr = out, out
 	err := cmd.Run()

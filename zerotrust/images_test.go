@@ -35,19 +35,19 @@ func TestImagesFromRegistry(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, ref := range ThirdPartyImages() {
+	for _, ref := range (Config{Intent: Precinct99()}).ThirdPartyImages() {
 		put(ref)
 	}
 	mirror := []string{"http://" + host + "/mirror"}
 	s, err := New(t.Context(), Config{
 		Intent: Precinct99(), Dir: t.TempDir(), SourceDir: ".", Images: images.SourceRegistry,
-		Mirrors: map[string][]string{"quay.io": mirror, "ghcr.io": mirror, "registry.invalid": mirror, "docker.io": {"http://127.0.0.1:1"}},
+		Mirrors: map[string][]string{"quay.io": mirror, "ghcr.io": mirror, "registry.invalid": mirror, "docker.io": append([]string{"http://127.0.0.1:1"}, mirror...)},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	for _, ref := range ThirdPartyImages() {
+	for _, ref := range (Config{Intent: Precinct99()}).ThirdPartyImages() {
 		if found, err := s.find(t.Context(), ref, ref); err != nil || !found {
 			t.Errorf("%s: %t, %v", ref, found, err)
 		}

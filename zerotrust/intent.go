@@ -20,16 +20,54 @@ type Intent struct {
 	Edges       []Edge     // the allowed edges
 }
 
-// Workload is one application: a Deployment whose pods share a service account,
-// which is its identity.
+// Workload is one application or server: pods that share a service account, which
+// is its identity.
 type Workload struct {
-	Name           string // also its Deployment's, Service's and, unless set, service account's
+	Name           string // also its Deployment's (or StatefulSet's), Service's and, unless set, service account's
 	Namespace      string
 	ServiceAccount string // default: Name
 	Ports          []int  // TCP ports that it serves; none for a pure client
-	Package        string // Go main package that its image is built from
-	Args           []string
-	Replicas       int // default 1
+	// HealthPort is a TCP port, beside Ports, where /health/live and /health/ready
+	// answer the kubelet in plain HTTP. No edge may lead there. 0 for none.
+	HealthPort int
+
+	// Runs says that it is a server which this module brings along; empty for an
+	// application of your own, and then Package is needed.
+	Runs     Server
+	Database string // with Postgres: the name of the database in it
+
+	Package  string // Go main package that its image is built from
+	Args     []string
+	Env      map[string]string // besides what is derived: see Environment
+	Replicas int               // default 1
+	// MTLS says that its first port speaks mTLS with its SVID, and accepts the callers
+	// that have an edge to it alone: 4C puts that to the test.
+	MTLS bool
+	// Publish makes its first port one of this machine's.
+	Publish *Publish
+	// Access is what it may have from Vault; nil for nothing.
+	Access *Access
+}
+
+// Server is a server that this module brings along.
+type Server string
+
+// The servers. There is at most one Vault.
+const (
+	Vault    Server = "vault"
+	Postgres Server = "postgres"
+)
+
+// Publish says where a workload can be reached from outside the cluster.
+type Publish struct {
+	HostPort int // on 127.0.0.1 of this machine
+	NodePort int // on the nodes, 30000 to 32767
+}
+
+// Access says what a workload may have from Vault, logging in with its JWT-SVID.
+type Access struct {
+	KV       bool   // KV secrets below its own name
+	Database string // name of the Postgres workload that it gets users of; "" for none
 }
 
 // Edge allows connections from one workload to a port of another.
@@ -70,6 +108,33 @@ func (in Intent) Edge(from, to string, port int) (Edge, bool) {
 		return Edge{}, false
 	}
 	return in.Edges[i], true
+}
+
+// listens are all ports that the workload's pods serve.
+func (w Workload) listens() []int {
+	if w.HealthPort == 0 {
+		return w.Ports
+	}
+	return append(slices.Clone(w.Ports), w.HealthPort)
+}
+
+// ID is the workload's SPIFFE ID.
+func (in Intent) ID(w Workload) string {
+	return "spiffe://" + in.TrustDomain + "/ns/" + w.Namespace + "/sa/" + w.Account()
+}
+
+// Running finds the workload that runs a server, if there is one.
+func (in Intent) Running(s Server) (Workload, bool) {
+	i := slices.IndexFunc(in.Workloads, func(w Workload) bool { return w.Runs == s })
+	if i < 0 {
+		return Workload{}, false
+	}
+	return in.Workloads[i], true
+}
+
+// applications are the workloads that are built from a package.
+func (in Intent) applications() []Workload {
+	return slices.DeleteFunc(slices.Clone(in.Workloads), func(w Workload) bool { return w.Runs != "" })
 }
 
 // Namespaces are the namespaces of the workloads, sorted.
@@ -121,6 +186,16 @@ func (in Intent) Validate() error {
 			}
 			ports[p] = true
 		}
+		if ports[w.HealthPort] || w.HealthPort < 0 || w.HealthPort > 65535 {
+			fault("workload %q: health port %d is one of its ports, or none at all", w.Name, w.HealthPort)
+		}
+		faults = append(faults, in.validateServer(w), in.validateAccess(w))
+		if w.MTLS && (len(w.Ports) == 0 || w.Runs != "" || len(callers(in, w)) == 0) {
+			fault("workload %q: for MTLS it needs a package, a port and an edge that leads to it", w.Name)
+		}
+		if p := w.Publish; p != nil && (len(w.Ports) == 0 || p.NodePort < 30000 || p.NodePort > 32767 || p.HostPort < 0 || p.HostPort > 65535) {
+			fault("workload %q: to be published it needs a port, a node port from 30000 to 32767 and a host port", w.Name)
+		}
 	}
 	edges := map[string]bool{}
 	for _, e := range in.Edges {
@@ -145,21 +220,60 @@ func (in Intent) Validate() error {
 	return errors.Join(faults...)
 }
 
-// Precinct99 is the demo: a frontend that may call a backend on one of its two
-// ports, each side proven by its SPIFFE identity, and an intruder that may call
-// nobody.
-func Precinct99() Intent {
-	const workload = "github.com/org/spire-vault-99-action/examples/precinct/workload"
-	return Intent{
-		Name:        "precinct-99",
-		TrustDomain: "demo.local",
-		Workloads: []Workload{
-			{Name: "frontend", Namespace: "99-apps", Ports: []int{3000}, Package: workload, Args: []string{"serve", ":3000"}},
-			{Name: "backend", Namespace: "99-apps", Ports: []int{8000, 9000}, Package: workload, Args: []string{"serve", ":8000", ":9000"}},
-			{Name: "intruder", Namespace: "99-apps", Package: workload, Args: []string{"serve"}},
-		},
-		Edges: []Edge{
-			{From: "frontend", To: "backend", Port: 8000, Authenticated: true},
-		},
+// validateServer checks what a workload runs.
+func (in Intent) validateServer(w Workload) error {
+	ports := map[Server]int{Vault: 8200, Postgres: 5432}
+	switch port, known := ports[w.Runs]; {
+	case w.Runs == "" && w.Package == "":
+		return fmt.Errorf("intent: workload %q: it needs a Package, or Runs", w.Name)
+	case w.Runs == "":
+		return nil
+	case !known:
+		return fmt.Errorf("intent: workload %q: it runs %q: use %q or %q", w.Name, w.Runs, Vault, Postgres)
+	case w.Package != "" || w.Replicas > 1 || w.Publish != nil || w.Access != nil || w.HealthPort != 0:
+		return fmt.Errorf("intent: workload %q: what runs %s has no Package, Replicas, Publish, Access or HealthPort", w.Name, w.Runs)
+	case !slices.Equal(w.Ports, []int{port}):
+		return fmt.Errorf("intent: workload %q: %s serves port %d, not %v", w.Name, w.Runs, port, w.Ports)
+	case w.Account() != w.Name:
+		return fmt.Errorf("intent: workload %q: what runs %s has the service account of its name", w.Name, w.Runs)
+	case (w.Runs == Postgres) != (w.Database != ""):
+		return fmt.Errorf("intent: workload %q: a Database is for what runs %s, which needs one", w.Name, Postgres)
 	}
+	if first, _ := in.Running(Vault); w.Runs == Vault && first.Name != w.Name {
+		return fmt.Errorf("intent: workloads %q and %q both run %s", first.Name, w.Name, Vault)
+	}
+	return nil
+}
+
+// validateAccess checks that what a workload may have can be had: the edges that lead
+// there are named, not implied.
+func (in Intent) validateAccess(w Workload) error {
+	if w.Access == nil {
+		return nil
+	}
+	var faults []error
+	fault := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("intent: workload %q: access: "+format, append([]any{w.Name}, args...)...))
+	}
+	edge := func(from string, to Workload) {
+		if _, allowed := in.Edge(from, to.Name, to.Ports[0]); !allowed {
+			fault("there is no edge %s", Edge{From: from, To: to.Name, Port: to.Ports[0]})
+		}
+	}
+	vault, known := in.Running(Vault)
+	if !known || len(vault.Ports) == 0 {
+		fault("no workload runs %s", Vault)
+		return errors.Join(faults...)
+	}
+	edge(w.Name, vault)
+	if w.Access.Database != "" {
+		db, known := in.Workload(w.Access.Database)
+		if !known || db.Runs != Postgres || len(db.Ports) == 0 {
+			fault("database %q is no workload that runs %s", w.Access.Database, Postgres)
+			return errors.Join(faults...)
+		}
+		edge(w.Name, db)
+		edge(vault.Name, db)
+	}
+	return errors.Join(faults...)
 }

@@ -1,10 +1,9 @@
 package zerotrust
 
 import (
+	"slices"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 func TestPrecinct99IsValid(t *testing.T) {
@@ -45,24 +44,40 @@ func TestValidateTellsEverything(t *testing.T) {
 	}
 }
 
-func TestMatrix(t *testing.T) {
-	var got []string
-	for _, c := range Matrix(Precinct99()) {
-		s := c.String()
-		if c.Allowed {
-			s += " allowed"
-		}
-		if c.Authenticated {
-			s += " authenticated"
-		}
-		got = append(got, s)
-	}
-	want := []string{
-		"frontend → backend:8000 allowed authenticated", "frontend → backend:9000",
-		"backend → frontend:3000",
-		"intruder → frontend:3000", "intruder → backend:8000", "intruder → backend:9000",
-	}
-	if d := cmp.Diff(want, got); d != "" {
-		t.Error(d)
+// What cannot be brought up is refused, each for its own reason.
+func TestValidateServersAndAccess(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*Intent)
+		want   string
+	}{
+		"neither package nor server": {func(in *Intent) { in.Workloads[0].Package = "" }, `workload "frontend": it needs a Package, or Runs`},
+		"an unknown server":          {func(in *Intent) { in.Workloads[5].Runs = "redis" }, `it runs "redis": use "vault" or "postgres"`},
+		"a server's other port":      {func(in *Intent) { in.Workloads[4].Ports = []int{5433} }, "postgres serves port 5432, not [5433]"},
+		"a server with replicas":     {func(in *Intent) { in.Workloads[4].Replicas = 2 }, "what runs postgres has no Package, Replicas"},
+		"a server's account":         {func(in *Intent) { in.Workloads[5].ServiceAccount = "v" }, "has the service account of its name"},
+		"postgres with no database":  {func(in *Intent) { in.Workloads[4].Database = "" }, "a Database is for what runs postgres"},
+		"two vaults": {func(in *Intent) {
+			in.Workloads = append(in.Workloads, Workload{Name: "v2", Namespace: "x", Ports: []int{8200}, Runs: Vault})
+		}, `workloads "vault" and "v2" both run vault`},
+		"no edge to vault":        {func(in *Intent) { in.Edges = slices.Delete(in.Edges, 1, 2) }, "access: there is no edge backend → vault:8200"},
+		"no edge to the database": {func(in *Intent) { in.Edges = slices.Delete(in.Edges, 2, 3) }, "access: there is no edge backend → postgres:5432"},
+		"vault cannot make users": {func(in *Intent) { in.Edges = slices.Delete(in.Edges, 4, 5) }, "access: there is no edge vault → postgres:5432"},
+		"an unknown database":     {func(in *Intent) { in.Workloads[1].Access.Database = "mysql" }, `database "mysql" is no workload that runs postgres`},
+		"access without a vault": {func(in *Intent) {
+			in.Workloads, in.Edges = in.Workloads[:5], slices.DeleteFunc(in.Edges, func(e Edge) bool { return e.From == "vault" || e.To == "vault" })
+		}, "access: no workload runs vault"},
+		"mTLS for nobody":             {func(in *Intent) { in.Workloads[3].MTLS = true }, `workload "intruder": for MTLS it needs`},
+		"health on a served port":     {func(in *Intent) { in.Workloads[0].HealthPort = 3000 }, "health port 3000 is one of its ports"},
+		"an edge to a health port":    {func(in *Intent) { in.Edges[0].Port = 8080 }, "backend serves [8000], not port 8080"},
+		"a node port out of range":    {func(in *Intent) { in.Workloads[0].Publish.NodePort = 3000 }, "a node port from 30000 to 32767"},
+		"published without any ports": {func(in *Intent) { in.Workloads[3].Publish = &Publish{HostPort: 1, NodePort: 30000} }, `workload "intruder": to be published it needs a port`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := Precinct99()
+			tc.change(&in)
+			if err := in.Validate(); err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+		})
 	}
 }

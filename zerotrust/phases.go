@@ -3,7 +3,6 @@ package zerotrust
 import (
 	"context"
 	"fmt"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -54,19 +53,32 @@ func (s *Stack) Phases() []*phase.Phase {
 		Name: "identities", Doc: "Every workload is registered, and its SVID can be had on every node.",
 		Needs: []*phase.Phase{spirePhase}, Apply: s.applyIdentities, Checks: s.identitiesChecks(),
 	}
+	all := []*phase.Phase{preflight, imagesPhase, cluster, ciliumPhase, spirePhase, identities}
+	running := []*phase.Phase{ciliumPhase, identities}
+	if _, ok := s.cfg.Intent.Running(Vault); ok {
+		secrets := &phase.Phase{
+			Name: "secrets", Doc: "Vault and the databases run under their SPIFFE IDs, configured as derived; no first password is left.",
+			Needs: running, Apply: s.applySecrets, Checks: s.secretsChecks(),
+		}
+		all, running = append(all, secrets), []*phase.Phase{secrets}
+	}
 	apps := &phase.Phase{
-		Name: "apps", Doc: "The workloads run, guarded by the derived policies.",
-		Needs: []*phase.Phase{ciliumPhase}, Apply: s.applyApps, Checks: s.appsChecks(),
+		Name: "apps", Doc: "The workloads run the images of this source tree, guarded by the derived policies.",
+		Needs: running, Apply: s.applyApps, Checks: s.appsChecks(),
+	}
+	b4 := &phase.Phase{
+		Name: "4B-network-architecture", Doc: "What is not published cannot be reached from outside; what is, can.",
+		Needs: []*phase.Phase{apps}, Checks: s.checks4B(),
 	}
 	c4 := &phase.Phase{
 		Name: "4C-cilium-spiffe", Doc: "Cilium authenticates with identities that SPIRE issues, on every node.",
-		Needs: []*phase.Phase{identities, apps}, Checks: s.checks4C(),
+		Needs: []*phase.Phase{apps}, Checks: s.checks4C(),
 	}
 	d4 := &phase.Phase{
 		Name: "4D-network-policies", Doc: "Every allowed edge connects; every other one is dropped, for the right reason.",
 		Needs: []*phase.Phase{c4}, Checks: s.checks4D(),
 	}
-	return []*phase.Phase{preflight, imagesPhase, cluster, ciliumPhase, spirePhase, identities, apps, c4, d4}
+	return append(all, apps, b4, c4, d4)
 }
 
 // preflight
@@ -83,7 +95,7 @@ func (s *Stack) applyPreflight(ctx context.Context) error {
 
 func (s *Stack) applyImages(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.buildApps(ctx) })
+	group.Go(func() error { return s.buildPrograms(ctx) })
 	group.Go(func() error {
 		if err := s.resolveAll(ctx); err != nil {
 			return err
@@ -107,7 +119,7 @@ func (s *Stack) applyImages(ctx context.Context) error {
 // registry, or built now, all of the missing ones in one go.
 func (s *Stack) resolveAll(ctx context.Context) error {
 	var build []string
-	for _, ref := range append([]string{NodeImage}, ThirdPartyImages()...) {
+	for _, ref := range append([]string{NodeImage}, s.cfg.ThirdPartyImages()...) {
 		inRegistry := ref
 		if ref == NodeImage {
 			inRegistry = kindx.DefaultImage
@@ -185,39 +197,6 @@ func (s *Stack) nodeImage() (images.NamedImage, error) {
 	return images.NamedImage{}, fmt.Errorf("neither %s nor %s is in the cache: run the images phase first", NodeImage, kindx.DefaultImage)
 }
 
-// buildApps builds the image of each package that a workload names.
-func (s *Stack) buildApps(ctx context.Context) error {
-	tag, err := images.Tag(ctx, s.cfg.SourceDir)
-	if err != nil {
-		return err
-	}
-	built := map[string]string{}
-	for _, w := range s.cfg.Intent.Workloads {
-		ref, done := built[w.Package]
-		if !done {
-			ref = appRepository(s.cfg.Intent, w.Package) + ":" + tag
-			img, err := images.Build(ctx, images.BuildConfig{
-				Dir: s.cfg.SourceDir, Package: w.Package, Ref: ref, Tag: tag, Version: tag, Cache: s.cache,
-			})
-			if err != nil {
-				return err
-			}
-			s.keep(ref, img)
-			built[w.Package] = ref
-		}
-		s.mu.Lock()
-		s.apps[w.Name] = ref
-		s.mu.Unlock()
-	}
-	return nil
-}
-
-// appRepository is where the image of a package is called to be; it is loaded
-// into the nodes and never pulled, so the host need not exist.
-func appRepository(in Intent, pkg string) string {
-	return "zerotrust.local/" + in.Name + "/" + path.Base(pkg)
-}
-
 // cluster
 
 func (s *Stack) clusterConfig(ctx context.Context) (kindx.Config, error) {
@@ -227,11 +206,22 @@ func (s *Stack) clusterConfig(ctx context.Context) (kindx.Config, error) {
 	}
 	return kindx.Config{
 		Name: s.cfg.Intent.Name, Image: node.Ref, Workers: s.cfg.Workers,
-		DisableDefaultCNI: true, KubeProxyMode: "none",
+		DisableDefaultCNI: true, KubeProxyMode: "none", PortMappings: s.portMappings(),
 		Kubeconfig: s.cfg.Kubeconfig, Recreate: s.cfg.Recreate,
 		StateDir: filepath.Join(s.cfg.Dir, "clusters"),
 		OnEvent:  func(e kindx.Event) { phase.Progress(ctx, "%s", e) },
 	}, nil
+}
+
+// portMappings make the published workloads' node ports ports of this machine.
+func (s *Stack) portMappings() []kindx.PortMapping {
+	var all []kindx.PortMapping
+	for _, w := range s.cfg.Intent.Workloads {
+		if p := w.Publish; p != nil {
+			all = append(all, kindx.PortMapping{HostPort: p.HostPort, NodePort: p.NodePort})
+		}
+	}
+	return all
 }
 
 func (s *Stack) applyCluster(ctx context.Context) error {
@@ -354,9 +344,11 @@ func (s *Stack) nodes(ctx context.Context) ([]images.Node, error) {
 
 // nodeImages are the references of the images that the nodes run, sorted.
 func (s *Stack) nodeImages() []string {
-	refs := ThirdPartyImages()
-	for _, ref := range s.appImages() {
-		refs = append(refs, ref)
+	refs := s.cfg.ThirdPartyImages()
+	s.building.Lock()
+	defer s.building.Unlock()
+	for _, p := range s.programs {
+		refs = append(refs, p.ref)
 	}
 	slices.Sort(refs)
 	return slices.Compact(refs)
@@ -453,23 +445,34 @@ func (s *Stack) applyApps(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	manifests, err := Manifests(s.cfg.Intent, s.appImages())
+	refs, err := s.appImages(ctx)
 	if err != nil {
 		return err
 	}
-	policies, err := Policies(s.cfg.Intent)
+	manifests, err := Manifests(s.cfg.Intent, refs)
 	if err != nil {
+		return err
+	}
+	if err := s.applyGuards(ctx); err != nil {
 		return err
 	}
 	if err := client.Apply(ctx, Owner, manifests); err != nil {
 		return err
 	}
-	if err := client.Apply(ctx, Owner, policies); err != nil {
-		return err
-	}
 	var group errgroup.Group
-	for _, w := range s.cfg.Intent.Workloads {
+	for _, w := range s.cfg.Intent.applications() {
 		group.Go(func() error { return client.WaitRollout(ctx, "Deployment", w.Namespace, w.Name) })
 	}
 	return group.Wait()
+}
+
+// After puts a phase of your own behind the standard phase of that name, which it
+// then needs.
+func After(all []*phase.Phase, name string, own *phase.Phase) ([]*phase.Phase, error) {
+	i := slices.IndexFunc(all, func(p *phase.Phase) bool { return p.Name == name })
+	if i < 0 {
+		return nil, fmt.Errorf("there is no phase %q to put %q behind", name, own.Name)
+	}
+	own.Needs = append(own.Needs, all[i])
+	return slices.Insert(all, i+1, own), nil
 }

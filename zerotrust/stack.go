@@ -20,6 +20,9 @@ import (
 	"github.com/org/spire-vault-99-action/internal/kube"
 	"github.com/org/spire-vault-99-action/kindx"
 	"github.com/org/spire-vault-99-action/spire/deploy"
+	"github.com/org/spire-vault-99-action/zerotrust/postgres"
+	"github.com/org/spire-vault-99-action/zerotrust/probe"
+	"github.com/org/spire-vault-99-action/zerotrust/vault"
 )
 
 // Owner marks what this module made: objects' managed-by label, the field
@@ -38,6 +41,13 @@ const (
 	SPIREServer   = "ghcr.io/spiffe/spire-server:1.13.3"
 	SPIREAgent    = "ghcr.io/spiffe/spire-agent:1.13.3"
 	SPIREOIDC     = "ghcr.io/spiffe/oidc-discovery-provider:1.13.3"
+	HelperImage   = "ghcr.io/spiffe/spiffe-helper:0.11.0"
+)
+
+// The programs of this module that the stack brings along, beside the applications.
+const (
+	proberPackage   = "github.com/org/spire-vault-99-action/zerotrust/probe/prober"
+	unsealerPackage = "github.com/org/spire-vault-99-action/zerotrust/vault/unsealer"
 )
 
 // podNetwork is kind's own choice.
@@ -45,19 +55,32 @@ const podNetwork = "10.244.0.0/16"
 
 // ThirdPartyImages are the references of the images that the nodes run beside
 // those of your own module.
-func ThirdPartyImages() []string {
-	return []string{AgentImage, OperatorImage, RelayImage, SPIREServer, SPIREAgent, SPIREOIDC}
+func (c Config) ThirdPartyImages() []string {
+	all := []string{AgentImage, OperatorImage, RelayImage, SPIREServer, SPIREAgent, SPIREOIDC}
+	if _, ok := c.Intent.Running(Vault); ok {
+		image := vault.VaultImage
+		if c.Vault == vault.OpenBao {
+			image = vault.OpenBaoImage
+		}
+		all = append(all, image, HelperImage)
+	}
+	if _, ok := c.Intent.Running(Postgres); ok {
+		all = append(all, postgres.Image, HelperImage)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // Config says where and how to bring an intent up. Dir and SourceDir are
 // required.
 type Config struct {
 	Intent     Intent
-	Dir        string // cache and state: nothing outside it, the engine and the kubeconfig is written
-	SourceDir  string // the module that the workloads' packages are built in
-	Workers    int    // worker nodes beside the control plane; default 2
-	Kubeconfig string // path of the kubeconfig to write; default: kind's choice, ~/.kube/config
-	Recreate   bool   // replace a cluster of the same name but another configuration
+	Dir        string       // cache and state: nothing outside it, the engine and the kubeconfig is written
+	SourceDir  string       // the module that the workloads' packages are built in
+	Workers    int          // worker nodes beside the control plane; default 2
+	Kubeconfig string       // path of the kubeconfig to write; default: kind's choice, ~/.kube/config
+	Recreate   bool         // replace a cluster of the same name but another configuration
+	Vault      vault.Flavor // default vault.Vault
 
 	Images       images.Source       // default images.SourceAuto
 	Mirrors      map[string][]string // registry mirrors, as for images.Resolve
@@ -75,12 +98,17 @@ type Stack struct {
 
 	mu      sync.Mutex
 	images  map[string]v1.Image // resolved, by reference
-	apps    map[string]string   // image reference of each workload
 	restcfg *rest.Config
 	client  *kube.Client
 	conn    *deploy.Conn
 	closers []func() error
 	say     func(fromsource.Event) // set while images are built
+
+	building sync.Mutex
+	programs map[string]program // built ones, by package
+
+	loading sync.Mutex
+	prober  *probe.Prober // once its image is on the nodes
 }
 
 // New checks the configuration; it touches nothing but Dir. The caller closes
@@ -98,6 +126,9 @@ func New(ctx context.Context, cfg Config) (*Stack, error) {
 	if cfg.Images == "" {
 		cfg.Images = images.SourceAuto
 	}
+	if cfg.Vault == "" {
+		cfg.Vault = vault.Vault
+	}
 	td, err := spiffeid.TrustDomainFromString(cfg.Intent.TrustDomain)
 	if err != nil {
 		return nil, err
@@ -106,7 +137,7 @@ func New(ctx context.Context, cfg Config) (*Stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Stack{cfg: cfg, td: td, cache: cache, images: map[string]v1.Image{}, apps: map[string]string{}}
+	s := &Stack{cfg: cfg, td: td, cache: cache, images: map[string]v1.Image{}, programs: map[string]program{}}
 	if cfg.Images != images.SourceRegistry {
 		s.builder, err = fromsource.New(ctx, fromsource.Config{
 			Dir: filepath.Join(cfg.Dir, "fromsource"), Cache: cache, DebianMirror: cfg.DebianMirror, GoCache: cfg.GoCache,
@@ -228,16 +259,6 @@ func (s *Stack) keep(ref string, img v1.Image) {
 	s.images[ref] = img
 }
 
-func (s *Stack) appImages() map[string]string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	all := map[string]string{}
-	for name, ref := range s.apps {
-		all[name] = ref
-	}
-	return all
-}
-
 // Down removes the cluster and its kubeconfig entry. It is fine if there is none.
 func Down(ctx context.Context, cfg Config) error {
 	return kindx.Delete(ctx, cfg.Intent.Name, kindx.Config{Kubeconfig: cfg.Kubeconfig, StateDir: filepath.Join(cfg.Dir, "clusters")})
@@ -290,5 +311,5 @@ func (s *Stack) cached(ref string) (v1.Image, error) {
 }
 
 func (s *Stack) preflightConfig() kindx.PreflightConfig {
-	return kindx.PreflightConfig{Name: s.cfg.Intent.Name, Workers: s.cfg.Workers}
+	return kindx.PreflightConfig{Name: s.cfg.Intent.Name, Workers: s.cfg.Workers, PortMappings: s.portMappings()}
 }

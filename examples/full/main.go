@@ -21,9 +21,12 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/org/spire-vault-99-action/images"
+	"github.com/org/spire-vault-99-action/kindx"
 	"github.com/org/spire-vault-99-action/zerotrust"
 	"github.com/org/spire-vault-99-action/zerotrust/phase"
+	"github.com/org/spire-vault-99-action/zerotrust/precinct"
 	"github.com/org/spire-vault-99-action/zerotrust/report"
+	"github.com/org/spire-vault-99-action/zerotrust/vault"
 )
 
 // Exit codes: a check that failed is another matter than a wrong flag.
@@ -54,6 +57,9 @@ type options struct {
 	sourceDir  string
 	kubeconfig string
 	name       string
+	vault      string
+	drills     bool
+	hostPort   int
 	mirrors    mirrors
 	timeout    time.Duration
 }
@@ -73,7 +79,10 @@ func parse(args []string, out io.Writer) (options, error) {
 	f.BoolVar(&o.verify, "verify", false, "change nothing: only check the running cluster")
 	f.BoolVar(&o.down, "down", false, "remove the cluster, and nothing else")
 	f.BoolVar(&o.recreate, "recreate", false, "replace a cluster of the same name but another configuration")
-	f.StringVar(&o.reportDir, "report-dir", "report", "folder for report.json")
+	f.StringVar(&o.vault, "vault", "vault", "the secret store: vault or openbao")
+	f.BoolVar(&o.drills, "drills", false, "afterwards kill each pod once, rotate credentials and move a Service, all under load")
+	f.IntVar(&o.hostPort, "port", 3000, "port of the site on 127.0.0.1")
+	f.StringVar(&o.reportDir, "report-dir", "report", "folder for report.json and the screenshots")
 	f.StringVar(&o.phases, "phase", "", "run only these phases and what they need, comma-separated")
 	f.StringVar(&o.name, "name", "", "cluster name (default: the intent's, precinct-99)")
 	f.StringVar(&o.cacheDir, "cache-dir", filepath.Join(cache, "spire-vault-99"), "folder for images and state")
@@ -94,14 +103,21 @@ func parse(args []string, out io.Writer) (options, error) {
 		err = errors.New("--verify and --down exclude each other")
 	case o.workers < 1:
 		err = fmt.Errorf("--workers %d: at least one is needed", o.workers)
+	case !slices.Contains([]string{"vault", "openbao"}, o.vault):
+		err = fmt.Errorf("--vault %q: use vault or openbao", o.vault)
+	case o.drills && o.verify:
+		err = errors.New("--drills changes the cluster, which --verify excludes")
+	case o.hostPort < 1 || o.hostPort > 65535:
+		err = fmt.Errorf("--port %d is not between 1 and 65535", o.hostPort)
 	case !slices.Contains([]string{"auto", "registry", "fromsource"}, o.images):
 		err = fmt.Errorf("--images %q: use auto, registry or fromsource", o.images)
 	}
 	return o, err
 }
 
-const usage = `Brings up the precinct-99 demo: a kind cluster with Cilium and SPIRE in which
-workloads talk over authenticated edges alone, and proves each edge.
+const usage = `Brings up the precinct-99 demo: a site, its backend, Vault and PostgreSQL in a kind
+cluster with Cilium and SPIRE, where workloads talk over named edges alone and have no
+static secret; and proves each edge.
 
   go run ./examples/full --keep     bring it up, prove it, leave it running
   go run ./examples/full --verify   prove the running cluster again
@@ -149,8 +165,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if o.name != "" {
 		intent.Name = o.name
 	}
+	publish(&intent, o.hostPort)
 	cfg := zerotrust.Config{
-		Intent: intent, Dir: o.cacheDir, SourceDir: o.sourceDir, Workers: o.workers, Kubeconfig: o.kubeconfig,
+		Intent: intent, Vault: vault.Flavor(o.vault), Dir: o.cacheDir, SourceDir: o.sourceDir, Workers: o.workers, Kubeconfig: o.kubeconfig,
 		Recreate: o.recreate, Images: images.Source(o.images), Mirrors: o.mirrors,
 	}
 	if o.down {
@@ -168,6 +185,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	if o.keep || o.verify || interrupted || err != nil {
 		sayState(stdout, cfg, interrupted)
+		if err == nil {
+			fmt.Fprintf(stdout, "the site is open: %s  (login: jake, password: jake-precinct99; GitHub token: ghp_demo_anything)\n", siteURL(o))
+		}
 	} else if code := down(ctx, cfg, stdout, stderr); code != 0 {
 		return code
 	}
@@ -192,7 +212,44 @@ func up(ctx context.Context, cfg zerotrust.Config, o options, stdout io.Writer) 
 	if o.phases != "" {
 		options.Only = strings.Split(o.phases, ",")
 	}
-	return phase.RunWith(ctx, stack.Phases(), options, live.On)
+	all, err := phases(stack, o)
+	if err != nil {
+		return phase.Report{}, err
+	}
+	return phase.RunWith(ctx, all, options, live.On)
+}
+
+// phases are the standard ones and the demo's own.
+func phases(stack *zerotrust.Stack, o options) ([]*phase.Phase, error) {
+	all, err := zerotrust.After(stack.Phases(), "apps", precinct.FrontendProxy(precinct.Browser{
+		URL: siteURL(o), ScreenshotDir: filepath.Join(o.reportDir, "screenshots"),
+	}, installBrowser))
+	if err != nil || !o.drills {
+		return all, err
+	}
+	site := precinct.NewSite(siteURL(o))
+	drills := &phase.Phase{
+		Name: "drills", Doc: "What breaks mends itself: pods killed, credentials changed, a Service moved, under load.",
+		Serial: true, Timeout: 20 * time.Minute,
+		Checks: append([]phase.Check{precinct.RotationCheck(site, 20)}, stack.Drills(site)...),
+	}
+	return zerotrust.After(all, all[len(all)-1].Name, drills)
+}
+
+// installBrowser gets Chromium where there is none, as Debian's package.
+func installBrowser(ctx context.Context) error {
+	return kindx.InstallPackages(ctx, "chromium")
+}
+
+func siteURL(o options) string { return fmt.Sprintf("http://127.0.0.1:%d", o.hostPort) }
+
+// publish moves the published workload to the port.
+func publish(in *zerotrust.Intent, port int) {
+	for _, w := range in.Workloads {
+		if w.Publish != nil {
+			w.Publish.HostPort = port
+		}
+	}
 }
 
 func terminalConfig(w io.Writer) report.TerminalConfig {

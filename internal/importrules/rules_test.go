@@ -60,7 +60,7 @@ var rules = map[string]rule{
 	"zerotrust/postgres":       {imports: []string{"internal/..."}, without: []string{kind, helm}},
 	"zerotrust/precinct":       {imports: []string{"zerotrust/phase"}, without: []string{"k8s.io", kind, helm}},
 	"zerotrust": {imports: []string{"zerotrust/phase", "zerotrust/report", "zerotrust/probe", "zerotrust/vault", "zerotrust/postgres",
-		"spire", "spire/deploy", "cilium", "kindx", "images", "images/fromsource", "internal/..."}, tests: []string{"spire/spiretest"}},
+		"spire", "spire/deploy", "cilium", "kindx", "images", "images/fromsource", "internal/..."}, tests: []string{"spire/spiretest", "zerotrust/precinct"}},
 
 	// Programs. Examples show what others can do, so they see what others see.
 	"action":       {imports: append([]string{"internal/..."}, public...), speaks: true},

@@ -22,7 +22,8 @@ type Attempt struct {
 	Target    string `json:"target"`    // as given to Try
 	Address   string `json:"address"`   // the address and port that were tried; "" where it did not come to that
 	LocalPort int    `json:"localPort"` // chosen beforehand, so that the try's flows can be told; 0 as above
-	// Connected says that the TCP handshake was completed, whatever came afterwards.
+	// Connected says that the TCP handshake was completed, whatever came afterwards. By
+	// whom is for the flows to tell: a gateway or proxy may answer for any address.
 	Connected bool `json:"connected"`
 	// Answer is what the target said of itself within 300 ms, at most 256 bytes less
 	// space at its ends. Most targets say nothing.

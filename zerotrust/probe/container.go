@@ -100,13 +100,24 @@ func probers(pod *corev1.Pod) []prober {
 		p := prober{EphemeralContainer: c, number: n}
 		for _, s := range pod.Status.EphemeralContainerStatuses {
 			if s.Name == c.Name {
-				p.state = s.State
+				p.state = stateOf(s)
 			}
 		}
 		all = append(all, p)
 	}
 	slices.SortFunc(all, func(a, b prober) int { return cmp.Compare(a.number, b.number) })
 	return all
+}
+
+// stateOf is how a container stands. In pods that restart their containers the kubelet
+// reports one that could not be started as waiting for it; but an ephemeral container
+// is never started again:
+// https://kubernetes.io/docs/concepts/workloads/pods/ephemeral-containers/
+func stateOf(s corev1.ContainerStatus) corev1.ContainerState {
+	if s.State.Waiting != nil && s.LastTerminationState.Terminated != nil {
+		return s.LastTerminationState
+	}
+	return s.State
 }
 
 func containerName(n int) string { return namePrefix + strconv.Itoa(n) }

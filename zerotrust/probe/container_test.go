@@ -12,7 +12,7 @@ import (
 )
 
 // has is a pod with these ephemeral containers, each as "name image state", where the
-// state is missing, "running", a number (it ended with that exit code), or
+// state is missing, "running", "unstartable", a number (it ended with that exit code), or
 // why it waits.
 func has(containers ...string) *corev1.Pod {
 	pod := &corev1.Pod{
@@ -28,16 +28,19 @@ func has(containers ...string) *corev1.Pod {
 		if len(f) < 3 {
 			continue
 		}
-		var state corev1.ContainerState
+		var state, last corev1.ContainerState
 		switch codes := map[string]int32{"0": 0, "1": 1, "128": 128, "137": 137, "255": 255}; {
 		case f[2] == "running":
 			state.Running = &corev1.ContainerStateRunning{}
 		case f[2][0] >= '0' && f[2][0] <= '9':
 			state.Terminated = &corev1.ContainerStateTerminated{ExitCode: codes[f[2]], Reason: "Error", Message: "it said this\n"}
+		case f[2] == "unstartable": // as the kubelet of Kubernetes 1.37 has it
+			state.Waiting = &corev1.ContainerStateWaiting{Reason: "RunContainerError", Message: "no such file"}
+			last.Terminated = &corev1.ContainerStateTerminated{ExitCode: 128, Reason: "StartError", Message: "no such file"}
 		default:
 			state.Waiting = &corev1.ContainerStateWaiting{Reason: f[2], Message: "because"}
 		}
-		pod.Status.EphemeralContainerStatuses = append(pod.Status.EphemeralContainerStatuses, corev1.ContainerStatus{Name: f[0], State: state})
+		pod.Status.EphemeralContainerStatuses = append(pod.Status.EphemeralContainerStatuses, corev1.ContainerStatus{Name: f[0], State: state, LastTerminationState: last})
 	}
 	return pod
 }
@@ -70,6 +73,8 @@ func TestDecide(t *testing.T) {
 		{"one that must not be pulled", has(z + "1 i ErrImageNeverPull"), step{}, "image i, which node node1 does not have and may not pull: load it into the node"},
 		{"no image", has(z + "1 i InvalidImageName"), step{}, `Config.Image "i" is no image reference`},
 		{"two failures", has(z+"1 i 1", z+"2 i 128"), step{add: z + "3"}, ""},
+		{"one that did not start", has(z + "1 i unstartable"), step{add: z + "2"}, ""},
+		{"three that did not start", has(z+"1 i unstartable", z+"2 i unstartable", z+"3 i unstartable"), step{}, "zerotrust-probe-3 with exit code 128 (StartError): no such file"},
 		{"three failures", has(z+"1 i 1", z+"2 j running", z+"3 i 128", z+"4 i 1"), step{}, "the last 3 containers of image i failed there, container zerotrust-probe-4 with exit code 1 (Error): it said this"},
 		{"three failures, not in a row", has(z+"1 i 1", z+"2 i 0", z+"3 i 1", z+"4 i 1"), step{add: z + "5"}, ""},
 		{"three failures of another image", has(z+"1 j 1", z+"2 j 1", z+"3 j 1"), step{add: z + "4"}, ""},

@@ -154,8 +154,9 @@ func (f *fakePod) start(c corev1.EphemeralContainer) {
 	switch c.Image {
 	case goodImage:
 	case badImage:
-		f.report(c.Name, corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
-			ExitCode: 128, Reason: "StartError", Message: c.Command[0] + ": no such file or directory"}})
+		f.report(c.Name, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "RunContainerError"}})
+		f.pod.Status.EphemeralContainerStatuses[len(f.pod.Status.EphemeralContainerStatuses)-1].LastTerminationState.Terminated =
+			&corev1.ContainerStateTerminated{ExitCode: 128, Reason: "StartError", Message: c.Command[0] + ": no such file or directory"}
 		return
 	default:
 		f.report(c.Name, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImageNeverPull", Message: "not present"}})
@@ -167,15 +168,19 @@ func (f *fakePod) start(c corev1.EphemeralContainer) {
 		var stderr bytes.Buffer
 		cmd := exec.Command(f.program, c.Command[1:]...)
 		cmd.Stderr = &stderr
+		stdout, err := cmd.StdoutPipe()
 		f.mu.Lock()
-		if f.closed || c.Command[0] != program || cmd.Start() != nil {
+		if f.closed || err != nil || c.Command[0] != program || cmd.Start() != nil {
 			f.mu.Unlock()
 			return
 		}
 		f.running[c.Name] = cmd
+		f.mu.Unlock()
+		_, _ = stdout.Read(make([]byte, 1)) // it is there when it says so
+		f.mu.Lock()
 		f.report(c.Name, corev1.ContainerState{Running: &corev1.ContainerStateRunning{}})
 		f.mu.Unlock()
-		err := cmd.Wait()
+		err = cmd.Wait()
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		delete(f.running, c.Name)

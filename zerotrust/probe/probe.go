@@ -115,22 +115,23 @@ func (p *Prober) check(pod *corev1.Pod, target string, timeout time.Duration) er
 func (p *Prober) ready(ctx context.Context, pod *corev1.Pod) (string, *corev1.Pod, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startPatience, fmt.Errorf("it does not run within %s", startPatience))
 	defer cancel()
-	var name string
+	var name, saw string // saw outlives errors, which would hide it
 	var now *corev1.Pod
 	err := kube.Wait(ctx, "the prober's container", pollInterval, func(ctx context.Context) (bool, string, error) {
 		var err error
 		if now, err = p.get(ctx, pod); err != nil {
-			return false, "", err
+			return false, saw, err
 		}
 		next, err := decide(now, p.cfg)
-		switch {
-		case err != nil:
+		if err != nil {
 			return false, "", kube.Permanent(err)
-		case next.add != "":
-			return false, "adding container " + next.add, p.add(ctx, now, next.add)
 		}
-		name = next.use
-		return name != "", next.saw, nil
+		if next.add != "" {
+			saw = "container " + next.add + " is to be added"
+			return false, saw, p.add(ctx, now, next.add)
+		}
+		name, saw = next.use, next.saw
+		return name != "", saw, nil
 	})
 	return name, now, err
 }

@@ -55,8 +55,8 @@ func (s *Session) apply(ctx context.Context, settings Settings, plan Plan, passw
 				data["password"] = passwords[d.Name]
 			}
 		}
-		if _, err := s.client.Logical().WriteWithContext(ctx, o.Path, data); err != nil {
-			return fmt.Errorf("vault: write %s: %w", o.Path, plainError(err))
+		if err := s.Write(ctx, o.Path, data); err != nil {
+			return err
 		}
 	}
 	for _, path := range plan.Remove {
@@ -80,6 +80,14 @@ func (s *Session) RotateRoot(ctx context.Context, database string) error {
 func (s *Session) Forget(ctx context.Context, database string) error {
 	if _, err := s.client.Logical().DeleteWithContext(ctx, DatabasePath+"/config/"+database); err != nil {
 		return fmt.Errorf("vault: forget database %s: %w", database, plainError(err))
+	}
+	return nil
+}
+
+// Write writes one path, for what is not of the settings.
+func (s *Session) Write(ctx context.Context, path string, data map[string]any) error {
+	if _, err := s.client.Logical().WriteWithContext(ctx, path, data); err != nil {
+		return fmt.Errorf("vault: write %s: %w", path, plainError(err))
 	}
 	return nil
 }

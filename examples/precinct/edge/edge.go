@@ -14,8 +14,9 @@ import (
 	"time"
 )
 
-// limit is how long a lookup and a connection may take, each.
-const limit = 3 * time.Second
+// limit is how long a lookup and a connection may take, each. A first packet that Cilium
+// holds back for authentication is sent again after 1 and 3 s.
+const limit = 5 * time.Second
 
 // ErrNotListed says that an address is none of the deployment's.
 var ErrNotListed = errors.New("this address is not among the edges")

@@ -106,8 +106,7 @@ func (c command) run(stdout, stderr io.Writer) error {
 	if c.verb == "serve" {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 		defer stop()
-		fmt.Fprintf(stdout, "prober: here until %s pass without a try\n", c.idle)
-		return serve(ctx, c.socket, c.idle)
+		return serve(ctx, c.socket, c.idle, stdout)
 	}
 	if err := touch(c.socket); err != nil {
 		// The try is as good without it; serve may end too early.

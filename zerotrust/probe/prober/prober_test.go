@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"syscall"
@@ -222,20 +223,20 @@ func TestServe(t *testing.T) {
 	if err := touch(socket); err == nil {
 		t.Error("there is nobody, and yet it could be told")
 	}
-	if err := serve(t.Context(), socket, 10*time.Millisecond); err != nil {
+	if err := serve(t.Context(), socket, 10*time.Millisecond, io.Discard); err != nil {
 		t.Error(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	ended := make(chan error, 1)
-	go func() { ended <- serve(ctx, socket, time.Hour) }()
+	go func() { ended <- serve(ctx, socket, time.Hour, io.Discard) }()
 	for touch(socket) != nil {
 		time.Sleep(5 * time.Millisecond)
 		if t.Context().Err() != nil {
 			t.Fatal("it does not listen")
 		}
 	}
-	if err := serve(t.Context(), socket, time.Hour); !errors.Is(err, syscall.EADDRINUSE) {
+	if err := serve(t.Context(), socket, time.Hour, io.Discard); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("a second one of the same name: %v", err)
 	}
 	stop()

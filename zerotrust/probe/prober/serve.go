@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"time"
 )
@@ -11,12 +12,15 @@ import (
 // abstract unix socket, as there may be no place to write a file to. Such a name is
 // known in the pod's whole network namespace: others there can keep serve alive,
 // which is all they can do, and each serve in a pod needs a name of its own.
-func serve(ctx context.Context, socket string, idle time.Duration) error {
+//
+// It says one line when it listens.
+func serve(ctx context.Context, socket string, idle time.Duration, stdout io.Writer) error {
 	l, err := net.Listen("unix", "@"+socket)
 	if err != nil {
 		return fmt.Errorf("listening for tries: %w", err)
 	}
 	defer l.Close()
+	fmt.Fprintf(stdout, "prober: here until %s pass without a try\n", idle)
 	touched := make(chan struct{}, 1)
 	failed := make(chan error, 1)
 	go func() {

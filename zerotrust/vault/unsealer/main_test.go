@@ -86,21 +86,21 @@ func start(t *testing.T, f *fakeVault, serverID string) unsealer {
 
 func TestLook(t *testing.T) {
 	for name, tc := range map[string]struct {
-		vault    fakeVault
+		vault    *fakeVault
 		serverID string
 		key      string
 		want     string // said, or in the error
 		sent     string
 	}{
-		"new":                   {fakeVault{}, "spiffe://d/vault", "right", "not initialised", ""},
-		"unsealed":              {fakeVault{initialized: true}, "spiffe://d/vault", "right", "the server is unsealed", ""},
-		"sealed":                {fakeVault{initialized: true, sealed: true}, "spiffe://d/vault", "right\n", "unsealed the server", "right"},
-		"sealed, no key":        {fakeVault{initialized: true, sealed: true}, "spiffe://d/vault", "", "there is no key yet", ""},
-		"sealed, wrong key":     {fakeVault{initialized: true, sealed: true}, "spiffe://d/vault", "wrong", "still sealed", "wrong"},
-		"somebody else listens": {fakeVault{initialized: true, sealed: true}, "spiffe://d/thief", "right", "unexpected ID", ""},
+		"new":                   {&fakeVault{}, "spiffe://d/vault", "right", "not initialised", ""},
+		"unsealed":              {&fakeVault{initialized: true}, "spiffe://d/vault", "right", "the server is unsealed", ""},
+		"sealed":                {&fakeVault{initialized: true, sealed: true}, "spiffe://d/vault", "right\n", "unsealed the server", "right"},
+		"sealed, no key":        {&fakeVault{initialized: true, sealed: true}, "spiffe://d/vault", "", "there is no key yet", ""},
+		"sealed, wrong key":     {&fakeVault{initialized: true, sealed: true}, "spiffe://d/vault", "wrong", "still sealed", "wrong"},
+		"somebody else listens": {&fakeVault{initialized: true, sealed: true}, "spiffe://d/thief", "right", "unexpected ID", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			u := start(t, &tc.vault, tc.serverID)
+			u := start(t, tc.vault, tc.serverID)
 			if tc.key != "" {
 				if err := os.WriteFile(u.key, []byte(tc.key), 0o600); err != nil {
 					t.Fatal(err)

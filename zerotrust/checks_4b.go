@@ -1,0 +1,260 @@
+package zerotrust
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/org/spire-vault-99-action/zerotrust/phase"
+	"github.com/org/spire-vault-99-action/zerotrust/probe"
+)
+
+// The ports that Kubernetes gives to Services of type NodePort, unless told otherwise.
+const firstNodePort, lastNodePort = 30000, 32767
+
+func (s *Stack) checks4B() []phase.Check {
+	all := []phase.Check{
+		{
+			Name: "services inside", Doc: "Every Service is a ClusterIP without node ports, but for those of published workloads.",
+			Hint: "kubectl get services -A -o wide",
+			Run:  s.checkServices,
+		},
+		{
+			Name: "refused from outside", Doc: "From this machine every node refuses the ports of all workloads and every node port but the published ones.",
+			Hint: "Something listens there: kubectl get services -A; docker exec NODE ss -ltnp",
+			Run:  s.checkOutside,
+		},
+		{
+			Name: "names inside", Doc: "From inside the pods, the names of all workloads are found by the cluster's DNS.",
+			Hint: "kubectl -n kube-system get pods -l k8s-app=kube-dns; each policy must allow DNS.",
+			Run:  s.checkNames,
+		},
+	}
+	for _, w := range s.cfg.Intent.Workloads {
+		if w.Publish != nil {
+			all = append(all, phase.Check{
+				Name: "published " + w.Name, Doc: "It answers on this machine and on every node's address.",
+				Hint: fmt.Sprintf("kubectl -n %s get service %s-public; docker port CLUSTER-control-plane", w.Namespace, w.Name),
+				Run:  func(ctx context.Context) (phase.Evidence, error) { return s.checkPublished(ctx, w) },
+			})
+		}
+	}
+	return all
+}
+
+// published says which node ports are to be open, by Service.
+func (in Intent) published() map[string]int {
+	all := map[string]int{}
+	for _, w := range in.Workloads {
+		if w.Publish != nil {
+			all[w.Namespace+"/"+w.Name+"-public"] = w.Publish.NodePort
+		}
+	}
+	return all
+}
+
+func (s *Stack) checkServices(ctx context.Context) (phase.Evidence, error) {
+	ev := phase.Evidence{Want: fmt.Sprintf("node ports: %v", s.cfg.Intent.published()), Source: "API server: services of all namespaces"}
+	client, err := s.kube(ctx)
+	if err != nil {
+		return ev, err
+	}
+	services, err := client.Clientset().CoreV1().Services("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return ev, err
+	}
+	open := map[string]int{}
+	var wrong []string
+	for _, svc := range services.Items {
+		name := svc.Namespace + "/" + svc.Name
+		ev.Details = append(ev.Details, fmt.Sprintf("%s: %s %s", name, svc.Spec.Type, svc.Spec.ClusterIP))
+		for _, p := range svc.Spec.Ports {
+			if p.NodePort != 0 {
+				open[name] = int(p.NodePort)
+			}
+		}
+		if svc.Spec.Type == corev1.ServiceTypeLoadBalancer || len(svc.Spec.ExternalIPs) > 0 {
+			wrong = append(wrong, fmt.Sprintf("%s is %s with external addresses %v", name, svc.Spec.Type, svc.Spec.ExternalIPs))
+		}
+	}
+	ev.Got = fmt.Sprintf("node ports: %v", open)
+	if len(wrong) > 0 {
+		ev.Got += "; " + strings.Join(wrong, "; ")
+	}
+	return ev, same(ev)
+}
+
+// nodeAddresses are the internal IP addresses of the nodes, by name.
+func (s *Stack) nodeAddresses(ctx context.Context) (map[string]string, error) {
+	client, err := s.kube(ctx)
+	if err != nil {
+		return nil, err
+	}
+	nodes, err := client.Clientset().CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("listing the nodes: %w", err)
+	}
+	all := map[string]string{}
+	for _, n := range nodes.Items {
+		for _, a := range n.Status.Addresses {
+			if a.Type == corev1.NodeInternalIP && all[n.Name] == "" {
+				all[n.Name] = a.Address
+			}
+		}
+	}
+	return all, nil
+}
+
+// checkOutside tries ports of every node from this machine. Only a refusal counts; what
+// gives no answer could not be told.
+func (s *Stack) checkOutside(ctx context.Context) (phase.Evidence, error) {
+	ev := phase.Evidence{Source: "TCP connections from this machine to every node's address"}
+	nodes, err := s.nodeAddresses(ctx)
+	if err != nil {
+		return ev, err
+	}
+	ports := map[int]bool{}
+	for p := firstNodePort; p <= lastNodePort; p++ {
+		ports[p] = true
+	}
+	for _, w := range s.cfg.Intent.Workloads {
+		for _, p := range w.listens() {
+			ports[p] = true
+		}
+	}
+	for _, p := range s.cfg.Intent.published() {
+		delete(ports, p)
+	}
+	var mu sync.Mutex
+	var open, silent []string
+	tries := make(chan string)
+	var tried sync.WaitGroup
+	for range 32 {
+		tried.Go(func() {
+			for address := range tries {
+				err := dial(ctx, address)
+				mu.Lock()
+				switch {
+				case err == nil:
+					open = append(open, address)
+				case !errors.Is(err, syscall.ECONNREFUSED):
+					silent = append(silent, fmt.Sprintf("%s: %v", address, err))
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	count := 0
+	for name, ip := range nodes {
+		ev.Details = append(ev.Details, name+" "+ip)
+		for p := range ports {
+			count++
+			tries <- net.JoinHostPort(ip, fmt.Sprint(p))
+		}
+	}
+	close(tries)
+	tried.Wait()
+	slices.Sort(ev.Details)
+	ev.Want = fmt.Sprintf("%d refused on %d nodes", count, len(nodes))
+	ev.Got = fmt.Sprintf("%d refused on %d nodes", count-len(open)-len(silent), len(nodes))
+	slices.Sort(open)
+	if len(open) > 0 {
+		return ev, phase.Want(ev.Want, fmt.Sprintf("%s; open: %v", ev.Got, open))
+	}
+	if len(silent) > 0 {
+		return ev, fmt.Errorf("%d of %d gave neither an answer nor a refusal, the first: %s", len(silent), count, silent[0])
+	}
+	return ev, same(ev)
+}
+
+// refused says whether something at the address answered that nothing listens there.
+func refused(ctx context.Context, address string) bool {
+	return errors.Is(dial(ctx, address), syscall.ECONNREFUSED)
+}
+
+func dial(ctx context.Context, address string) error {
+	conn, err := (&net.Dialer{Timeout: 3 * time.Second}).DialContext(ctx, "tcp", address)
+	if err == nil {
+		conn.Close()
+	}
+	return err
+}
+
+// checkNames has one pod of each workload look up the others, by trying to connect: who
+// is allowed to is for 4D.
+func (s *Stack) checkNames(ctx context.Context) (phase.Evidence, error) {
+	ev := phase.Evidence{Want: "every name looked up", Source: "probe in the pods"}
+	found := map[string]bool{}
+	var failed []string
+	for _, cell := range Matrix(s.cfg.Intent) {
+		if found[cell.From] {
+			continue
+		}
+		found[cell.From] = true
+		pod, r, err := s.probe(ctx, cell, time.Second)
+		if err != nil {
+			return ev, err
+		}
+		ev.Details = append(ev.Details, fmt.Sprintf("%s looks up %s: %s", pod.Name, r.Target, r.Address))
+		if r.Kind == probe.KindName {
+			failed = append(failed, fmt.Sprintf("%s: %s", pod.Name, r.Error))
+		}
+	}
+	if len(failed) > 0 {
+		return ev, phase.Want(ev.Want, strings.Join(failed, "; "))
+	}
+	ev.Got = fmt.Sprintf("so from %d workloads", len(found))
+	return ev, nil
+}
+
+// checkPublished asks the published port for a page, on this machine and on each node.
+func (s *Stack) checkPublished(ctx context.Context, w Workload) (phase.Evidence, error) {
+	ev := phase.Evidence{Source: "HTTP from this machine"}
+	nodes, err := s.nodeAddresses(ctx)
+	if err != nil {
+		return ev, err
+	}
+	addresses := []string{net.JoinHostPort("127.0.0.1", fmt.Sprint(w.Publish.HostPort))}
+	for _, ip := range nodes {
+		addresses = append(addresses, net.JoinHostPort(ip, fmt.Sprint(w.Publish.NodePort)))
+	}
+	slices.Sort(addresses)
+	ev.Want = fmt.Sprintf("an answer below 500 at %v", addresses)
+	client := &http.Client{
+		Timeout:       10 * time.Second,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	defer client.CloseIdleConnections()
+	var wrong []string
+	for _, a := range addresses {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+a+"/", nil)
+		if err != nil {
+			return ev, err
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			wrong = append(wrong, err.Error())
+			continue
+		}
+		resp.Body.Close()
+		ev.Details = append(ev.Details, a+": "+resp.Status)
+		if resp.StatusCode >= 500 {
+			wrong = append(wrong, a+": "+resp.Status)
+		}
+	}
+	ev.Got = fmt.Sprintf("%d of %d answer", len(addresses)-len(wrong), len(addresses))
+	if len(wrong) > 0 {
+		return ev, phase.Want(ev.Want, strings.Join(wrong, "; "))
+	}
+	return ev, nil
+}
