@@ -53,8 +53,10 @@ func authEntries(ctx context.Context, p pods) ([]AuthEntry, error) {
 	return slices.Concat(perNode...), nil
 }
 
-// FlushAuth empties the auth map of a node, of every node if node is "". The next
-// packet of an authenticated edge is then dropped and starts a fresh handshake.
+// FlushAuth deletes what the auth map of a node holds, of every node if node is "".
+// The next packet of an authenticated edge is then dropped and starts a fresh handshake,
+// so an entry that is in the map afterwards is younger than the call. The map need not be
+// empty: edges may be in use.
 //
 // It deletes the entries one by one with bpftool: `cilium-dbg bpf auth flush` of
 // 1.20 waits for itself as soon as there is an entry to delete (it holds the map's
@@ -96,11 +98,12 @@ func flushAgent(ctx context.Context, p pods, pod corev1.Pod) error {
 			Argv:  []string{"bpftool", "batch", "file", "-"},
 			Stdin: strings.NewReader(deleteBatch(entries)), Stdout: &said, Stderr: &said,
 		})
-		if failed != nil {
-			failed = fmt.Errorf("%w: %s", failed, strings.Join(strings.Fields(said.String()), " "))
+		if failed == nil {
+			return nil
 		}
+		failed = fmt.Errorf("%w: %s", failed, strings.Join(strings.Fields(said.String()), " "))
 	}
-	return fmt.Errorf("cilium: flush the auth map of node %s (pod %s): entries keep coming back: %w", pod.Spec.NodeName, pod.Name, failed)
+	return fmt.Errorf("cilium: flush the auth map of node %s (pod %s): %w", pod.Spec.NodeName, pod.Name, failed)
 }
 
 // authMap is where the agent pins the map.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -46,7 +47,8 @@ func Matrix(in Intent) []Cell {
 // How long a probe tries, how often an allowed one is repeated while policies
 // and identities reach the nodes, and how long Hubble may take to tell.
 const (
-	deniedTimeout = 4 * time.Second
+	// Two SYNs: each is dropped, and Hubble tells of it, or the first gets through.
+	deniedTimeout = 2 * time.Second
 	// A first authenticated connection loses its SYN until the handshake is done;
 	// TCP sends it again after 1, 3 and 7 s.
 	allowedTimeout = 10 * time.Second
@@ -124,14 +126,14 @@ func (s *Stack) proveAllowed(ctx context.Context, log *flowLog, cell Cell) (phas
 		return ev, fmt.Errorf("the name could not be looked up, so nothing is known of the edge: %s", r.Error)
 	}
 	if !r.Connected {
-		if f, seen := log.find(ctx, time.Second, func(f cilium.Flow) bool { return sameAttempt(f, pod, r, cell) && f.Verdict == "DROPPED" }); seen {
+		if f, seen := log.find(ctx, time.Second, func(f cilium.Flow) bool { return s.sameAttempt(f, pod, r, cell) && f.Verdict == "DROPPED" }); seen {
 			ev.Details = append(ev.Details, f.String())
 			ev.Got = "dropped: " + f.DropReason
 		}
 		return ev, phase.Want(ev.Want, ev.Got)
 	}
 	f, seen := log.find(ctx, hubblePatience, func(f cilium.Flow) bool {
-		return sameAttempt(f, pod, r, cell) && f.Verdict == "FORWARDED" && (!cell.Authenticated || f.AuthType == "SPIRE")
+		return s.sameAttempt(f, pod, r, cell) && f.Verdict == "FORWARDED" && (!cell.Authenticated || f.AuthType == "SPIRE")
 	})
 	if !seen {
 		return ev, errors.Join(fmt.Errorf("the probe connected, but Hubble told of no forwarded flow from %s port %d to port %d (authenticated: %t) within %s",
@@ -160,7 +162,7 @@ func (s *Stack) proveDenied(ctx context.Context, log *flowLog, cell Cell) (phase
 	case r.Connected, r.Kind == probe.KindRefused:
 		return ev, phase.Want(ev.Want, "it got through: "+r.String())
 	}
-	f, seen := log.find(ctx, hubblePatience, func(f cilium.Flow) bool { return sameAttempt(f, pod, r, cell) && f.Verdict == "DROPPED" })
+	f, seen := log.find(ctx, hubblePatience, func(f cilium.Flow) bool { return s.sameAttempt(f, pod, r, cell) && f.Verdict == "DROPPED" })
 	if !seen {
 		return ev, errors.Join(fmt.Errorf("the probe got no answer, but Hubble told of no drop from %s port %d to port %d within %s",
 			pod.Name, r.LocalPort, cell.Port, hubblePatience), log.complete())
@@ -172,11 +174,12 @@ func (s *Stack) proveDenied(ctx context.Context, log *flowLog, cell Cell) (phase
 	return ev, nil
 }
 
-// sameAttempt says whether the flow is of this very probe: its pod, its port, its
-// target port.
-func sameAttempt(f cilium.Flow, pod corev1.Pod, r probe.Attempt, cell Cell) bool {
-	return f.Source.Namespace == pod.Namespace && f.Source.Pod == pod.Name &&
-		int(f.Source.Port) == r.LocalPort && int(f.Destination.Port) == cell.Port
+// sameAttempt says whether the flow is of this very probe: its pod, its port, a pod of
+// the target workload, its port.
+func (s *Stack) sameAttempt(f cilium.Flow, pod corev1.Pod, r probe.Attempt, cell Cell) bool {
+	to, _ := s.cfg.Intent.Workload(cell.To)
+	return f.Source.Namespace == pod.Namespace && f.Source.Pod == pod.Name && int(f.Source.Port) == r.LocalPort &&
+		f.Destination.Namespace == to.Namespace && strings.HasPrefix(f.Destination.Pod, to.Name+"-") && int(f.Destination.Port) == cell.Port
 }
 
 // flowLog hears Hubble from its first use on and keeps what it heard.

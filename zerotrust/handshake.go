@@ -40,7 +40,7 @@ func (s *Stack) proveHandshake(ctx context.Context, cell Cell, ev *phase.Evidenc
 	if err := cilium.FlushAuth(ctx, cluster, ""); err != nil {
 		return err
 	}
-	// The map was seen empty, so what is in it from here on is fresh, whoever used the edge.
+	// What is in the map from here on is fresh, whoever used the edge.
 	flushed := time.Now()
 	_, result, err := s.probe(ctx, cell, allowedTimeout)
 	if err != nil {

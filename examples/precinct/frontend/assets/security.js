@@ -79,30 +79,33 @@
     stamp.className = "stamp " + (wrong ? "stamp-bad" : unclear || !rows.length ? "stamp-wait" : "stamp-good");
   }
 
+  async function tryBoard(board) {
+    for (const row of $$(".edge", board)) {
+      mark(row, "trying", "trying …");
+      try {
+        const once = () => ask(board.dataset.api + "/edges", { address: row.dataset.address });
+        let got = await once();
+        // The first packets of an authenticated edge are dropped until both sides have
+        // proven who they are, which may take longer than one try.
+        if (got.allowed && got.outcome === "timeout") got = await once();
+        row.dataset.outcome = got.outcome;
+        mark(row, ...judge(got), got.seconds);
+      } catch (error) {
+        row.dataset.outcome = "";
+        mark(row, "unclear", error instanceof Refused ? error.message : "The site did not answer.");
+      }
+      progress(false);
+    }
+  }
+
   async function tryAll() {
     again.disabled = true;
     again.hidden = bar.hidden = false;
     words.textContent = "The pods are trying every edge. A denied one takes until its time is up.";
     for (const row of $$(".edge")) mark(row, "waiting", "not tried yet");
     progress(false);
-    for (const board of $$("[data-board]")) {
-      for (const row of $$(".edge", board)) {
-        mark(row, "trying", "trying …");
-        try {
-          const once = () => ask(board.dataset.api + "/edges", { address: row.dataset.address });
-          let got = await once();
-          // The first packets of an authenticated edge are dropped until both sides have
-          // proven who they are, which may take longer than one try.
-          if (got.allowed && got.outcome === "timeout") got = await once();
-          row.dataset.outcome = got.outcome;
-          mark(row, ...judge(got), got.seconds);
-        } catch (error) {
-          row.dataset.outcome = "";
-          mark(row, "unclear", error instanceof Refused ? error.message : "The site did not answer.");
-        }
-        progress(false);
-      }
-    }
+    // Each pod tries one edge after another; the pods do so at the same time.
+    await Promise.all($$("[data-board]").map(tryBoard));
     progress(true);
     again.disabled = false;
   }
