@@ -471,7 +471,7 @@ func (l *lab) ctrlC() {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, bin, "--keep", "--name", l.cfg.Intent.Name, "--images", "fromsource",
 		"--cache-dir", l.cfg.Dir, "--kubeconfig", l.cfg.Kubeconfig, "--source-dir", "..", "--report-dir", filepath.Join(l.TempDir(), "report"), "--port", fmt.Sprint(sitePort))
-	out := &interrupter{at: "4D-network-policies  started", kill: func() error { return cmd.Process.Signal(syscall.SIGINT) }}
+	out := &interrupter{at: "4D-network-policies      started", kill: func() error { return cmd.Process.Signal(syscall.SIGINT) }}
 	cmd.Stdout, cmd.Stderr = out, out
 	err := cmd.Run()
 	var exit *exec.ExitError

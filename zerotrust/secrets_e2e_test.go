@@ -56,9 +56,10 @@ func (l *lab) root(s *Stack) *vault.Session {
 	l.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if err := errors.Join(session.Close(ctx), conn.Close()); err != nil {
+		if err := session.Close(ctx); err != nil {
 			l.Error(err)
 		}
+		conn.Close()
 	})
 	return session
 }

@@ -71,10 +71,7 @@ func (c *Conn) newClient() (*api.Client, error) {
 }
 
 // Close ends the connection.
-func (c *Conn) Close() error {
-	c.forward.Close()
-	return nil
-}
+func (c *Conn) Close() { c.forward.Close() }
 
 // pod is the StatefulSet's only one.
 func (c Config) pod() string { return c.Name + "-0" }
