@@ -3,44 +3,39 @@ package zerotrust
 import (
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
-	"os"
 	"path/filepath"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
+	"github.com/org/spire-vault-99-action/internal/golden"
 	"github.com/org/spire-vault-99-action/zerotrust/vault"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 // The derived YAML is what users put under GitOps: it changes on purpose only.
 func TestDerivedYAML(t *testing.T) {
 	in := Precinct99()
 	policies, err := Policies(in)
-	golden(t, "policies.yaml", policies, err)
+	derived(t, "policies.yaml", policies, err)
 	namespaces, err := Namespaces(in)
-	golden(t, "namespaces.yaml", namespaces, err)
+	derived(t, "namespaces.yaml", namespaces, err)
 	manifests, err := Manifests(in, map[string]string{"frontend": "r/f:1", "backend": "r/b:1", "githubstub": "r/g:1", "intruder": "r/w:2"})
-	golden(t, "manifests.yaml", manifests, err)
+	derived(t, "manifests.yaml", manifests, err)
 	storage, err := volumeManifests(volumes(in, []string{"worker", "worker2"}))
-	golden(t, "storage.yaml", storage, err)
+	derived(t, "storage.yaml", storage, err)
 	entries, err := Entries(in)
 	var text string
 	for _, e := range entries {
 		text += fmt.Sprintf("%s %v\n", e, e.DNSNames)
 	}
-	golden(t, "entries.txt", []byte(text), err)
+	derived(t, "entries.txt", []byte(text), err)
 	settings, err := VaultSettings(in)
 	objects, jsonErr := json.MarshalIndent(vault.Objects(settings), "", "  ")
-	golden(t, "vault.json", append(objects, '\n'), errors.Join(err, jsonErr))
+	derived(t, "vault.json", append(objects, '\n'), errors.Join(err, jsonErr))
 	var cells string
 	for _, c := range Matrix(in) {
 		cells += fmt.Sprintf("%s allowed=%t authenticated=%t\n", c, c.Allowed, c.Authenticated)
 	}
-	golden(t, "matrix.txt", []byte(cells), nil)
+	derived(t, "matrix.txt", []byte(cells), nil)
 }
 
 func TestManifestsNeedEveryImage(t *testing.T) {
@@ -87,25 +82,11 @@ func TestEnvironmentTellsTheEdges(t *testing.T) {
 	}
 }
 
-func golden(t *testing.T, name string, got []byte, err error) {
+// derived compares what was derived with a golden file.
+func derived(t *testing.T, name string, got []byte, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join("testdata", name)
-	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(want), string(got)); d != "" {
-		t.Errorf("%s differs (go test -update rewrites it):\n%s", file, d)
-	}
+	golden.Equal(t, filepath.Join("testdata", name), got)
 }

@@ -35,6 +35,7 @@ var rules = map[string]rule{
 	"internal/ociruntime/shim": {speaks: true, without: []string{"."}},
 	"internal/manifest":        {without: []string{"."}},
 	"internal/spiffehelper":    {imports: []string{"internal/manifest"}, without: []string{"."}},
+	"internal/golden":          {forTests: true, speaks: true}, // tests get -update from it
 	"internal/importrules":     {},
 
 	// The four layers, which never import each other. Tests may get programs to run

@@ -1,37 +1,18 @@
 package postgres
 
 import (
-	"flag"
-	"os"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/org/spire-vault-99-action/internal/golden"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 func TestManifests(t *testing.T) {
 	got, err := Manifests(Config{Database: "orders", StorageClass: "local"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	const file = "testdata/postgres.yaml"
-	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(want), string(got)); d != "" {
-		t.Errorf("%s differs (go test -update rewrites it):\n%s", file, d)
-	}
+	golden.Equal(t, "testdata/postgres.yaml", got)
 	if strings.Contains(string(got), "POSTGRES_PASSWORD,") || strings.Contains(string(got), "kind: Secret") {
 		t.Error("a password is in the manifests")
 	}

@@ -1,16 +1,13 @@
 package vault
 
 import (
-	"flag"
-	"os"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-)
 
-var update = flag.Bool("update", false, "rewrite the golden files")
+	"github.com/org/spire-vault-99-action/internal/golden"
+)
 
 func TestManifests(t *testing.T) {
 	base := Config{ID: spiffeid.RequireFromString("spiffe://demo.local/ns/vault/sa/vault"), UnsealerImage: "r/unsealer:1", StorageClass: "local"}
@@ -21,22 +18,7 @@ func TestManifests(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		file := "testdata/" + name + ".yaml"
-		if *update {
-			if err := os.MkdirAll("testdata", 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(file, got, 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if d := cmp.Diff(string(want), string(got)); d != "" {
-			t.Errorf("%s differs (go test -update rewrites it):\n%s", file, d)
-		}
+		golden.Equal(t, "testdata/"+name+".yaml", got)
 	}
 }
 
