@@ -224,7 +224,7 @@ func startPlain(ctx context.Context, addr string) (string, error) {
 		return "", phase.Failf("PostgreSQL answers a session without TLS with message %q, not with an error", answer[0])
 	}
 	// Fields of the error: a letter, a text, a zero. C is the code.
-	for _, field := range splitZero(answer[5:n]) {
+	for _, field := range splitZero(answer[min(5, n):n]) {
 		if len(field) > 1 && field[0] == 'C' {
 			if code := field[1:]; code != "28000" {
 				return "", fmt.Errorf("a session without TLS ends with code %s, not 28000 (invalid authorization)", code)
