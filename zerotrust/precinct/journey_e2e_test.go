@@ -117,9 +117,18 @@ func spoiled(t *testing.T, site *url.URL, instead func(http.ResponseWriter, *htt
 		},
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if instead == nil || !instead(w, r) {
-			proxy.ServeHTTP(w, r)
+		if instead != nil && instead(w, r) {
+			return
 		}
+		// Read whole before it is sent on: net/http closes the body of a request once it is
+		// being answered, and the proxy would break off what it is still sending.
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		proxy.ServeHTTP(w, r)
 	}))
 	t.Cleanup(server.Close)
 	return server.URL
