@@ -338,11 +338,15 @@ func (s *Stack) identitiesChecks() []phase.Check {
 	}}
 }
 
-func (s *Stack) appsChecks() []phase.Check {
+func (s *Stack) appsChecks() []phase.Check { return s.WorkloadChecks("workload ") }
+
+// WorkloadChecks are those of phase apps, one for each application, for a phase of your
+// own that is to rest on the very images of this source tree. Their names begin with prefix.
+func (s *Stack) WorkloadChecks(prefix string) []phase.Check {
 	var all []phase.Check
 	for _, w := range s.cfg.Intent.applications() {
 		all = append(all, phase.Check{
-			Name: "workload " + w.Name, Doc: "Its pods are ready, and run the very image that this source tree gives.",
+			Name: prefix + w.Name, Doc: "Its pods are ready, and run the very image that this source tree gives.",
 			Hint: fmt.Sprintf("kubectl -n %s describe pod -l app=%s; after an edit, run again without --verify", w.Namespace, w.Name),
 			Run:  func(ctx context.Context) (phase.Evidence, error) { return s.checkWorkload(ctx, w) },
 		})

@@ -41,6 +41,13 @@ func (s *Stack) checks4B() []phase.Check {
 		},
 	}
 	for _, w := range s.cfg.Intent.Workloads {
+		if w.HealthPort != 0 {
+			all = append(all, phase.Check{
+				Name: "health of " + w.Name, Doc: "Asked on its pod's own address space, it is alive and ready.",
+				Hint: fmt.Sprintf("kubectl -n %s logs deploy/%s", w.Namespace, w.Name),
+				Run:  func(ctx context.Context) (phase.Evidence, error) { return s.checkHealth(ctx, w) },
+			})
+		}
 		if w.Publish != nil {
 			all = append(all, phase.Check{
 				Name: "published " + w.Name, Doc: "It answers on this machine and on every node's address.",
@@ -217,6 +224,66 @@ func (s *Stack) checkNames(ctx context.Context) (phase.Evidence, error) {
 	return ev, nil
 }
 
+// checkHealth asks every pod of the workload for its health, through a forwarded port.
+func (s *Stack) checkHealth(ctx context.Context, w Workload) (phase.Evidence, error) {
+	ev := phase.Evidence{Source: "HTTP through a forwarded port"}
+	client, err := s.kube(ctx)
+	if err != nil {
+		return ev, err
+	}
+	pods, err := client.ReadyPods(ctx, w.Namespace, "app="+w.Name)
+	if err != nil {
+		return ev, err
+	}
+	if len(pods) == 0 {
+		return ev, phase.Want("pods that are ready", "none")
+	}
+	var answers, wrong []string
+	for _, p := range pods {
+		forward, err := client.Forward(ctx, w.Namespace, p.Name, w.HealthPort)
+		if err != nil {
+			return ev, err
+		}
+		for _, path := range []string{"/health/live", "/health/ready"} {
+			status, err := get(ctx, "http://"+forward.Addr+path)
+			if err != nil {
+				forward.Close()
+				return ev, err
+			}
+			answers = append(answers, p.Name+path+": "+status)
+			if !strings.HasPrefix(status, "200") {
+				wrong = append(wrong, p.Name+path+": "+status)
+			}
+		}
+		forward.Close()
+	}
+	ev.Want, ev.Details = "status 200", answers
+	ev.Got = fmt.Sprintf("%d of %d answers with status 200", len(answers)-len(wrong), len(answers))
+	if len(wrong) > 0 {
+		return ev, phase.Want(ev.Want, strings.Join(wrong, "; "))
+	}
+	return ev, nil
+}
+
+// get is the status of a page, redirections not followed.
+func get(ctx context.Context, url string) (string, error) {
+	client := &http.Client{
+		Timeout:       10 * time.Second,
+		Transport:     &http.Transport{DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	return resp.Status, nil
+}
+
 // checkPublished asks the published port for a page, on this machine and on each node.
 func (s *Stack) checkPublished(ctx context.Context, w Workload) (phase.Evidence, error) {
 	ev := phase.Evidence{Source: "HTTP from this machine"}
@@ -230,26 +297,16 @@ func (s *Stack) checkPublished(ctx context.Context, w Workload) (phase.Evidence,
 	}
 	slices.Sort(addresses)
 	ev.Want = fmt.Sprintf("an answer below 500 at %v", addresses)
-	client := &http.Client{
-		Timeout:       10 * time.Second,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	defer client.CloseIdleConnections()
 	var wrong []string
 	for _, a := range addresses {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+a+"/", nil)
-		if err != nil {
-			return ev, err
-		}
-		resp, err := client.Do(req)
+		status, err := get(ctx, "http://"+a+"/")
 		if err != nil {
 			wrong = append(wrong, err.Error())
 			continue
 		}
-		resp.Body.Close()
-		ev.Details = append(ev.Details, a+": "+resp.Status)
-		if resp.StatusCode >= 500 {
-			wrong = append(wrong, a+": "+resp.Status)
+		ev.Details = append(ev.Details, a+": "+status)
+		if status >= "5" {
+			wrong = append(wrong, a+": "+status)
 		}
 	}
 	ev.Got = fmt.Sprintf("%d of %d answer", len(addresses)-len(wrong), len(addresses))

@@ -148,9 +148,11 @@ func (l *lab) run(ctx context.Context, o phase.Options, on func(phase.Event)) (p
 
 // phases are the standard ones and the demo's own, as the program has them.
 func (l *lab) phases(s *Stack) ([]*phase.Phase, error) {
-	return After(s.Phases(), "apps", precinct.FrontendProxy(precinct.Browser{
+	proxy := precinct.FrontendProxy(precinct.Browser{
 		URL: fmt.Sprintf("http://127.0.0.1:%d", sitePort), ScreenshotDir: filepath.Join(l.shots, "screenshots"),
-	}, func(ctx context.Context) error { return kindx.InstallPackages(ctx, "chromium") }))
+	}, func(ctx context.Context) error { return kindx.InstallPackages(ctx, "chromium") })
+	proxy.Checks = append(proxy.Checks, s.WorkloadChecks("image of ")...)
+	return After(s.Phases(), "apps", proxy)
 }
 
 // green runs the phases and wants every check to pass.

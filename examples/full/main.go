@@ -185,7 +185,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	if o.keep || o.verify || interrupted || err != nil {
 		sayState(stdout, cfg, interrupted)
-		if err == nil {
+		if isOpen(result) {
 			fmt.Fprintf(stdout, "the site is open: %s  (login: jake, password: jake-precinct99; GitHub token: ghp_demo_anything)\n", siteURL(o))
 		}
 	} else if code := down(ctx, cfg, stdout, stderr); code != 0 {
@@ -221,9 +221,11 @@ func up(ctx context.Context, cfg zerotrust.Config, o options, stdout io.Writer) 
 
 // phases are the standard ones and the demo's own.
 func phases(stack *zerotrust.Stack, o options) ([]*phase.Phase, error) {
-	all, err := zerotrust.After(stack.Phases(), "apps", precinct.FrontendProxy(precinct.Browser{
+	proxy := precinct.FrontendProxy(precinct.Browser{
 		URL: siteURL(o), ScreenshotDir: filepath.Join(o.reportDir, "screenshots"),
-	}, installBrowser))
+	}, installBrowser)
+	proxy.Checks = append(proxy.Checks, stack.WorkloadChecks("image of ")...)
+	all, err := zerotrust.After(stack.Phases(), "apps", proxy)
 	if err != nil || !o.drills {
 		return all, err
 	}
@@ -240,6 +242,11 @@ func phases(stack *zerotrust.Stack, o options) ([]*phase.Phase, error) {
 // installBrowser gets Chromium where there is none, as Debian's package.
 func installBrowser(ctx context.Context) error {
 	return kindx.InstallPackages(ctx, "chromium")
+}
+
+// isOpen says whether the site was seen to be up.
+func isOpen(r phase.Report) bool {
+	return slices.ContainsFunc(r.Phases, func(p phase.Result) bool { return p.Name == "apps" && p.Status == phase.Passed })
 }
 
 func siteURL(o options) string { return fmt.Sprintf("http://127.0.0.1:%d", o.hostPort) }
