@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -103,16 +104,12 @@ func (s *Stack) checkServices(ctx context.Context) (phase.Evidence, error) {
 
 // nodeAddresses are the internal IP addresses of the nodes, by name.
 func (s *Stack) nodeAddresses(ctx context.Context) (map[string]string, error) {
-	client, err := s.kube(ctx)
+	nodes, err := s.members(ctx)
 	if err != nil {
 		return nil, err
 	}
-	nodes, err := client.Clientset().CoreV1().Nodes().List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return nil, fmt.Errorf("listing the nodes: %w", err)
-	}
 	all := map[string]string{}
-	for _, n := range nodes.Items {
+	for _, n := range nodes {
 		for _, a := range n.Status.Addresses {
 			if a.Type == corev1.NodeInternalIP && all[n.Name] == "" {
 				all[n.Name] = a.Address
@@ -197,31 +194,44 @@ func dial(ctx context.Context, address string) error {
 	return err
 }
 
-// checkNames has one pod of each workload look up the others, by trying to connect: who
-// is allowed to is for 4D.
+// checkNames has a pod of each workload look up every other one's name, by trying to
+// connect: who is allowed to is for 4D.
 func (s *Stack) checkNames(ctx context.Context) (phase.Evidence, error) {
-	ev := phase.Evidence{Want: "every name looked up", Source: "probe in the pods"}
-	found := map[string]bool{}
-	var failed []string
+	ev := phase.Evidence{Source: "probe in the pods"}
+	type pair struct{ from, to string }
+	lookups := map[pair]Cell{} // of the cells of a pair, any
 	for _, cell := range Matrix(s.cfg.Intent) {
-		if found[cell.From] {
-			continue
-		}
-		found[cell.From] = true
-		pod, r, err := s.probe(ctx, cell, time.Second)
-		if err != nil {
-			return ev, err
-		}
-		ev.Details = append(ev.Details, fmt.Sprintf("%s looks up %s: %s", pod.Name, r.Target, r.Address))
-		if r.Kind == probe.KindName {
-			failed = append(failed, fmt.Sprintf("%s: %s", pod.Name, r.Error))
-		}
+		lookups[pair{cell.From, cell.To}] = cell
 	}
+	var mu sync.Mutex
+	var failed []string
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	for _, cell := range lookups {
+		group.Go(func() error {
+			pod, r, err := s.probe(groupCtx, cell, time.Second)
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			ev.Details = append(ev.Details, fmt.Sprintf("%s looks up %s: %s", pod.Name, r.Target, r.Address))
+			if r.Kind == probe.KindName {
+				failed = append(failed, fmt.Sprintf("%s: %s", pod.Name, r.Error))
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return ev, err
+	}
+	slices.Sort(ev.Details)
+	ev.Want = fmt.Sprintf("%d of %[1]d names found", len(lookups))
+	ev.Got = fmt.Sprintf("%d of %d names found", len(lookups)-len(failed), len(lookups))
 	if len(failed) > 0 {
-		return ev, phase.Want(ev.Want, strings.Join(failed, "; "))
+		return ev, phase.Want(ev.Want, ev.Got+": "+strings.Join(failed, "; "))
 	}
-	ev.Got = fmt.Sprintf("so from %d workloads", len(found))
-	return ev, nil
+	return ev, same(ev)
 }
 
 // checkHealth asks every pod of the workload for its health, through a forwarded port.
@@ -235,7 +245,7 @@ func (s *Stack) checkHealth(ctx context.Context, w Workload) (phase.Evidence, er
 	if err != nil {
 		return ev, err
 	}
-	if len(pods) == 0 {
+	if len(pods) == 0 { // not for want of a look: nothing there is healthy
 		return ev, phase.Want("pods that are ready", "none")
 	}
 	var answers, wrong []string
@@ -250,9 +260,10 @@ func (s *Stack) checkHealth(ctx context.Context, w Workload) (phase.Evidence, er
 				forward.Close()
 				return ev, err
 			}
-			answers = append(answers, p.Name+path+": "+status)
-			if !strings.HasPrefix(status, "200") {
-				wrong = append(wrong, p.Name+path+": "+status)
+			said := fmt.Sprintf("%s%s: %d", p.Name, path, status)
+			answers = append(answers, said)
+			if status != http.StatusOK {
+				wrong = append(wrong, said)
 			}
 		}
 		forward.Close()
@@ -266,7 +277,7 @@ func (s *Stack) checkHealth(ctx context.Context, w Workload) (phase.Evidence, er
 }
 
 // get is the status of a page, redirections not followed.
-func get(ctx context.Context, url string) (string, error) {
+func get(ctx context.Context, url string) (int, error) {
 	client := &http.Client{
 		Timeout:       10 * time.Second,
 		Transport:     &http.Transport{DisableKeepAlives: true},
@@ -274,14 +285,14 @@ func get(ctx context.Context, url string) (string, error) {
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return "", err
+		return 0, err
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return "", err
+		return 0, err
 	}
 	defer resp.Body.Close()
-	return resp.Status, nil
+	return resp.StatusCode, nil
 }
 
 // checkPublished asks the published port for a page, on this machine and on each node.
@@ -304,9 +315,10 @@ func (s *Stack) checkPublished(ctx context.Context, w Workload) (phase.Evidence,
 			wrong = append(wrong, err.Error())
 			continue
 		}
-		ev.Details = append(ev.Details, a+": "+status)
-		if status >= "5" {
-			wrong = append(wrong, a+": "+status)
+		said := fmt.Sprintf("%s: %d", a, status)
+		ev.Details = append(ev.Details, said)
+		if status >= 500 {
+			wrong = append(wrong, said)
 		}
 	}
 	ev.Got = fmt.Sprintf("%d of %d answer", len(addresses)-len(wrong), len(addresses))

@@ -78,18 +78,11 @@ func (s *Stack) checks4D() []phase.Check {
 
 // probe tries the cell from inside a pod of the source workload.
 func (s *Stack) probe(ctx context.Context, cell Cell, timeout time.Duration) (corev1.Pod, probe.Attempt, error) {
-	client, err := s.kube(ctx)
-	if err != nil {
-		return corev1.Pod{}, probe.Attempt{}, err
-	}
 	from, _ := s.cfg.Intent.Workload(cell.From)
 	to, _ := s.cfg.Intent.Workload(cell.To)
-	pods, err := client.ReadyPods(ctx, from.Namespace, "app="+from.Name)
+	_, pods, err := s.readyPods(ctx, from)
 	if err != nil {
 		return corev1.Pod{}, probe.Attempt{}, err
-	}
-	if len(pods) == 0 {
-		return corev1.Pod{}, probe.Attempt{}, fmt.Errorf("workload %s has no ready pod to probe from", from.Name)
 	}
 	prober, err := s.probes(ctx)
 	if err != nil {

@@ -29,33 +29,19 @@ func (s *Stack) checkMTLS(ctx context.Context, w Workload) (phase.Evidence, erro
 		Want:   "served as a caller; refused as another identity, as nobody, and in plain text",
 		Source: "TLS handshakes through a forwarded port, with SVIDs minted for this check",
 	}
-	client, err := s.kube(ctx)
+	client, pods, err := s.readyPods(ctx, w)
 	if err != nil {
 		return ev, err
-	}
-	pods, err := client.ReadyPods(ctx, w.Namespace, "app="+w.Name)
-	if err != nil {
-		return ev, err
-	}
-	if len(pods) == 0 {
-		return ev, fmt.Errorf("workload %s has no ready pod", w.Name)
 	}
 	admin, err := s.spire(ctx)
 	if err != nil {
 		return ev, err
 	}
-	bundle, err := deploy.Bundle(ctx, admin)
+	bundle, err := s.bundle(ctx)
 	if err != nil {
 		return ev, err
 	}
-	server, err := spiffeid.FromString(s.cfg.Intent.ID(w))
-	if err != nil {
-		return ev, err
-	}
-	caller, err := spiffeid.FromString(callers(s.cfg.Intent, w)[0])
-	if err != nil {
-		return ev, err
-	}
+	server, caller := s.cfg.Intent.ID(w), callers(s.cfg.Intent, w)[0]
 	mine := func(id spiffeid.ID) (*tls.Config, error) {
 		svid, err := deploy.MintX509(ctx, admin, id, mtlsLife)
 		if err != nil {

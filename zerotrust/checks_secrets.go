@@ -8,9 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"time"
 
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -46,7 +46,7 @@ func (s *Stack) secretsChecks() []phase.Check {
 
 func (s *Stack) checkVaultOpen(ctx context.Context) (phase.Evidence, error) {
 	server, _ := s.cfg.Intent.Running(Vault)
-	ev := phase.Evidence{Want: "initialised and unsealed, storage raft, as " + s.cfg.Intent.ID(server), Source: "sys/seal-status over TLS, by SPIFFE ID"}
+	ev := phase.Evidence{Want: "initialised and unsealed, storage raft, as " + s.cfg.Intent.ID(server).String(), Source: "sys/seal-status over TLS, by SPIFFE ID"}
 	conn, err := s.connectVault(ctx, server)
 	if err != nil {
 		return ev, err
@@ -106,7 +106,7 @@ func (s *Stack) checkVaultConfigured(ctx context.Context) (phase.Evidence, error
 // handshake, and a start without TLS, which must be refused.
 func (s *Stack) checkPostgres(ctx context.Context, w Workload) (phase.Evidence, error) {
 	ev := phase.Evidence{
-		Want:   "TLS as " + s.cfg.Intent.ID(w) + "; refused without; no Secret with a first password",
+		Want:   "TLS as " + s.cfg.Intent.ID(w).String() + "; refused without; no Secret with a first password",
 		Source: "PostgreSQL's protocol through a forwarded port; API server",
 	}
 	client, err := s.kube(ctx)
@@ -162,15 +162,7 @@ func dialFirst(ctx context.Context, addr, first string) (net.Conn, error) {
 // presented is the certificate that a server of the intent presents, once it is
 // verified to be the SVID of its SPIFFE ID.
 func (s *Stack) presented(ctx context.Context, w Workload) (*x509.Certificate, error) {
-	id, err := spiffeid.FromString(s.cfg.Intent.ID(w))
-	if err != nil {
-		return nil, err
-	}
-	admin, err := s.spire(ctx)
-	if err != nil {
-		return nil, err
-	}
-	bundle, err := deploy.Bundle(ctx, admin)
+	bundle, err := s.bundle(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +193,7 @@ func (s *Stack) presented(ctx context.Context, w Workload) (*x509.Certificate, e
 			return nil, phase.Failf("PostgreSQL answers the request for TLS with %q", answer)
 		}
 	}
-	secured := tls.Client(conn, tlsconfig.TLSClientConfig(bundle, tlsconfig.AuthorizeID(id)))
+	secured := tls.Client(conn, tlsconfig.TLSClientConfig(bundle, tlsconfig.AuthorizeID(s.cfg.Intent.ID(w))))
 	if err := secured.HandshakeContext(ctx); err != nil {
 		return nil, phase.Failf("the TLS identity of %s: %w", w.Name, err)
 	}
@@ -224,7 +216,7 @@ func startPlain(ctx context.Context, addr string) (string, error) {
 		return "", phase.Failf("PostgreSQL answers a session without TLS with message %q, not with an error", answer[0])
 	}
 	// Fields of the error: a letter, a text, a zero. C is the code.
-	for _, field := range splitZero(answer[min(5, n):n]) {
+	for _, field := range strings.Split(string(answer[min(5, n):n]), "\x00") {
 		if len(field) > 1 && field[0] == 'C' {
 			if code := field[1:]; code != "28000" {
 				return "", fmt.Errorf("a session without TLS ends with code %s, not 28000 (invalid authorization)", code)
@@ -233,16 +225,4 @@ func startPlain(ctx context.Context, addr string) (string, error) {
 		}
 	}
 	return "", errors.New("the error that a session without TLS ends with has no code")
-}
-
-func splitZero(data []byte) []string {
-	var all []string
-	start := 0
-	for i, b := range data {
-		if b == 0 {
-			all = append(all, string(data[start:i]))
-			start = i + 1
-		}
-	}
-	return all
 }

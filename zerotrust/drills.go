@@ -128,12 +128,9 @@ func (s *Stack) drillMove(ctx context.Context, site Site, w Workload) (ev phase.
 	if err != nil {
 		return ev, err
 	}
-	services := client.Clientset().CoreV1().Services(w.Namespace)
-	become := func(ctx context.Context, patch string) error {
-		_, err := services.Patch(ctx, w.Name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{FieldManager: Owner})
-		return err
+	if err := s.waitPort(ctx, nodes, false); err != nil {
+		return ev, err
 	}
-	shut := func(ctx context.Context) error { return becomeClusterIP(ctx, client, w) }
 	stop := site.Load(ctx)
 	defer func() {
 		requests, failed, first := stop()
@@ -150,16 +147,17 @@ func (s *Stack) drillMove(ctx context.Context, site Site, w Workload) (ev phase.
 		if err != nil {
 			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 			defer cancel()
-			_ = shut(clean)
+			_ = becomeClusterIP(clean, client, w)
 		}
 	}()
-	if err := become(ctx, fmt.Sprintf(`{"spec":{"type":"NodePort","ports":[{"port":%d,"nodePort":%d}]}}`, w.Ports[0], drillPort)); err != nil {
+	open := fmt.Appendf(nil, `{"spec":{"type":"NodePort","ports":[{"port":%d,"nodePort":%d}]}}`, w.Ports[0], drillPort)
+	if _, err := client.Clientset().CoreV1().Services(w.Namespace).Patch(ctx, w.Name, types.StrategicMergePatchType, open, metav1.PatchOptions{FieldManager: Owner}); err != nil {
 		return ev, err
 	}
 	if err := s.waitPort(ctx, nodes, true); err != nil {
 		return ev, err
 	}
-	if err := shut(ctx); err != nil {
+	if err := becomeClusterIP(ctx, client, w); err != nil {
 		return ev, err
 	}
 	return ev, s.waitPort(ctx, nodes, false)

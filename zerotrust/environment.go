@@ -4,13 +4,17 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"path"
 	"strings"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/org/spire-vault-99-action/spire/deploy"
 	"github.com/org/spire-vault-99-action/zerotrust/vault"
 )
 
 // socketDir is the folder of the Workload API's socket, on the nodes and in pods.
-const socketDir = "/run/spire/sockets"
+var socketDir = path.Dir(deploy.WorkloadSocket)
 
 // Environment derives what an application needs to know of the intent, as
 // environment variables:
@@ -30,17 +34,21 @@ func Environment(in Intent, w Workload) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	var allowed []string
+	for _, id := range callers(in, w) {
+		allowed = append(allowed, id.String())
+	}
 	env := map[string]string{
-		"SPIFFE_ENDPOINT_SOCKET": "unix://" + socketDir + "/agent.sock",
+		"SPIFFE_ENDPOINT_SOCKET": "unix://" + deploy.WorkloadSocket,
 		"TRUST_DOMAIN":           in.TrustDomain,
-		"ALLOWED_CALLERS":        strings.Join(callers(in, w), ","),
+		"ALLOWED_CALLERS":        strings.Join(allowed, ","),
 		"EDGES":                  string(edges),
 	}
 	if a := w.Access; a != nil {
 		server, _ := in.Running(Vault)
 		grant := vault.Access{Name: w.Name}
 		env["VAULT_ADDR"] = fmt.Sprintf("https://%s:%d", server.Host(), server.Ports[0])
-		env["VAULT_SPIFFE_ID"] = in.ID(server)
+		env["VAULT_SPIFFE_ID"] = in.ID(server).String()
 		env["VAULT_AUTH_PATH"], env["VAULT_ROLE"], env["VAULT_AUDIENCE"] = vault.AuthPath, w.Name, vault.Audience
 		if a.KV {
 			env["VAULT_KV_MOUNT"], env["VAULT_KV_PREFIX"] = vault.KVPath, w.Name
@@ -48,7 +56,7 @@ func Environment(in Intent, w Workload) (map[string]string, error) {
 		if db, ok := in.Workload(a.Database); ok {
 			env["VAULT_DB_ROLE"], env["VAULT_DB_SCHEMA_ROLE"] = grant.UserRole(), grant.SchemaRole()
 			env["PGHOST"], env["PGPORT"], env["PGDATABASE"] = db.Host(), fmt.Sprint(db.Ports[0]), db.Database
-			env["POSTGRES_SPIFFE_ID"] = in.ID(db)
+			env["POSTGRES_SPIFFE_ID"] = in.ID(db).String()
 		}
 	}
 	maps.Copy(env, w.Env)
@@ -74,8 +82,8 @@ func edgesOf(in Intent, w Workload) []reach {
 }
 
 // callers are the SPIFFE IDs that have an edge to the workload, in the edges' order.
-func callers(in Intent, w Workload) []string {
-	var all []string
+func callers(in Intent, w Workload) []spiffeid.ID {
+	var all []spiffeid.ID
 	seen := map[string]bool{}
 	for _, e := range in.Edges {
 		if from, _ := in.Workload(e.From); e.To == w.Name && !seen[e.From] {

@@ -65,11 +65,7 @@ func (s *Stack) proveHandshake(ctx context.Context, cell Cell, ev *phase.Evidenc
 // identityOf finds a ready endpoint of the workload.
 func (s *Stack) identityOf(ctx context.Context, cluster *rest.Config, workload string) (cilium.Endpoint, error) {
 	w, _ := s.cfg.Intent.Workload(workload)
-	client, err := s.kube(ctx)
-	if err != nil {
-		return cilium.Endpoint{}, err
-	}
-	pods, err := client.ReadyPods(ctx, w.Namespace, "app="+w.Name)
+	_, pods, err := s.readyPods(ctx, w)
 	if err != nil {
 		return cilium.Endpoint{}, err
 	}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/org/spire-vault-99-action/spire"
 )
 
 // Intent says who may talk to whom: the workloads of a cluster and the edges
@@ -118,9 +120,13 @@ func (w Workload) listens() []int {
 	return append(slices.Clone(w.Ports), w.HealthPort)
 }
 
-// ID is the workload's SPIFFE ID.
-func (in Intent) ID(w Workload) string {
-	return "spiffe://" + in.TrustDomain + "/ns/" + w.Namespace + "/sa/" + w.Account()
+// ID is the workload's SPIFFE ID, zero for an intent that is not valid.
+func (in Intent) ID(w Workload) spiffeid.ID {
+	td, err := spiffeid.TrustDomainFromString(in.TrustDomain)
+	if err != nil {
+		return spiffeid.ID{}
+	}
+	return spire.WorkloadEntry(td, in.Name, w.Namespace, w.Account()).SPIFFEID
 }
 
 // Running finds the workload that runs a server, if there is one.

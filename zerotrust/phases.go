@@ -42,7 +42,7 @@ func (s *Stack) Phases() []*phase.Phase {
 		Needs: []*phase.Phase{imagesPhase}, Apply: s.applyCluster, Checks: s.clusterChecks(),
 	}
 	ciliumPhase := &phase.Phase{
-		Name: "cilium", Doc: "Cilium is the network, with SPIRE as its authentication provider.",
+		Name: "cilium", Doc: "Cilium is the network, with SPIRE as its authentication provider and the derived policies in force.",
 		Needs: []*phase.Phase{cluster}, Apply: s.applyCilium, Checks: s.ciliumChecks(),
 	}
 	spirePhase := &phase.Phase{
@@ -63,7 +63,7 @@ func (s *Stack) Phases() []*phase.Phase {
 		all, running = append(all, secrets), []*phase.Phase{secrets}
 	}
 	apps := &phase.Phase{
-		Name: "apps", Doc: "The workloads run the images of this source tree, guarded by the derived policies.",
+		Name: "apps", Doc: "The workloads run the images of this source tree.",
 		Needs: running, Apply: s.applyApps, Checks: s.appsChecks(),
 	}
 	b4 := &phase.Phase{
@@ -363,8 +363,31 @@ func (s *Stack) applyCilium(ctx context.Context) error {
 	}
 	cfg := s.ciliumConfig()
 	cfg.OnEvent = func(e cilium.Event) { phase.Progress(ctx, "%s", e) }
-	_, err = cilium.Install(ctx, cluster, cfg)
-	return err
+	if _, err := cilium.Install(ctx, cluster, cfg); err != nil {
+		return err
+	}
+	return s.applyGuards(ctx)
+}
+
+// applyGuards puts the namespaces, their admission policy and the network policies in
+// place, before anything runs that they guard.
+func (s *Stack) applyGuards(ctx context.Context) error {
+	client, err := s.kube(ctx)
+	if err != nil {
+		return err
+	}
+	namespaces, err := Namespaces(s.cfg.Intent)
+	if err != nil {
+		return err
+	}
+	policies, err := Policies(s.cfg.Intent)
+	if err != nil {
+		return err
+	}
+	if err := client.Apply(ctx, Owner, namespaces); err != nil {
+		return err
+	}
+	return client.Apply(ctx, Owner, policies)
 }
 
 // spire and identities
@@ -451,9 +474,6 @@ func (s *Stack) applyApps(ctx context.Context) error {
 	}
 	manifests, err := Manifests(s.cfg.Intent, refs)
 	if err != nil {
-		return err
-	}
-	if err := s.applyGuards(ctx); err != nil {
 		return err
 	}
 	if err := client.Apply(ctx, Owner, manifests); err != nil {

@@ -24,7 +24,7 @@ func VaultSettings(in Intent) (vault.Settings, error) {
 	if err != nil {
 		return vault.Settings{}, fmt.Errorf("intent: trust domain: %w", err)
 	}
-	issuer := "http://spire-oidc.spire-system.svc.cluster.local"
+	issuer := deploy.Issuer(deploy.Config{})
 	s := vault.Settings{Issuer: issuer, KeysURL: issuer + "/keys", AuditID: deploy.AdminID(td)}
 	for _, w := range in.Workloads {
 		if w.Runs == Postgres {
@@ -33,11 +33,7 @@ func VaultSettings(in Intent) (vault.Settings, error) {
 		if w.Access == nil {
 			continue
 		}
-		id, err := spiffeid.FromString(in.ID(w))
-		if err != nil {
-			return vault.Settings{}, fmt.Errorf("intent: workload %s: %w", w.Name, err)
-		}
-		a := vault.Access{Name: w.Name, ID: id, KV: w.Access.KV}
+		a := vault.Access{Name: w.Name, ID: in.ID(w), KV: w.Access.KV}
 		if db, ok := in.Workload(w.Access.Database); ok {
 			a.Database = db.Database
 		}
@@ -48,24 +44,20 @@ func VaultSettings(in Intent) (vault.Settings, error) {
 
 // vaultConfig is how the intent's Vault, w, is installed.
 func (s *Stack) vaultConfig(ctx context.Context, w Workload) (vault.Config, error) {
-	id, err := spiffeid.FromString(s.cfg.Intent.ID(w))
-	if err != nil {
-		return vault.Config{}, err
-	}
 	unsealer, err := s.program(ctx, unsealerPackage)
 	if err != nil {
 		return vault.Config{}, err
 	}
 	return vault.Config{
-		Namespace: w.Namespace, Name: w.Name, Flavor: s.cfg.Vault, ID: id,
-		HelperImage: HelperImage, UnsealerImage: unsealer.ref, SocketDir: socketDir, StorageClass: localClass,
+		Namespace: w.Namespace, Name: w.Name, Flavor: s.cfg.Vault, ID: s.cfg.Intent.ID(w),
+		UnsealerImage: unsealer.ref, SocketDir: socketDir, StorageClass: localClass,
 	}, nil
 }
 
 func (s *Stack) postgresConfig(w Workload) postgres.Config {
 	return postgres.Config{
-		Namespace: w.Namespace, Name: w.Name, Database: w.Database, Image: postgres.Image,
-		HelperImage: HelperImage, SocketDir: socketDir, StorageClass: localClass,
+		Namespace: w.Namespace, Name: w.Name, Database: w.Database,
+		SocketDir: socketDir, StorageClass: localClass,
 	}
 }
 
@@ -79,11 +71,7 @@ func (s *Stack) connectVault(ctx context.Context, w Workload) (*vault.Conn, erro
 	if err != nil {
 		return nil, err
 	}
-	conn, err := s.spire(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if cfg.Bundle, err = deploy.Bundle(ctx, conn); err != nil {
+	if cfg.Bundle, err = s.bundle(ctx); err != nil {
 		return nil, err
 	}
 	cluster, err := s.rest(ctx)
@@ -97,9 +85,6 @@ func (s *Stack) connectVault(ctx context.Context, w Workload) (*vault.Conn, erro
 func (s *Stack) applySecrets(ctx context.Context) error {
 	client, err := s.kube(ctx)
 	if err != nil {
-		return err
-	}
-	if err := s.applyGuards(ctx); err != nil {
 		return err
 	}
 	if err := s.applyStorage(ctx, client); err != nil {
@@ -212,25 +197,4 @@ func (s *Stack) configureVault(ctx context.Context, cluster *rest.Config, server
 		phase.Progress(ctx, "PostgreSQL %s: Vault alone knows the superuser's password now", w.Name)
 	}
 	return nil
-}
-
-// applyGuards puts the namespaces, their admission policy and the network policies in
-// place, before anything runs that they guard.
-func (s *Stack) applyGuards(ctx context.Context) error {
-	client, err := s.kube(ctx)
-	if err != nil {
-		return err
-	}
-	namespaces, err := Namespaces(s.cfg.Intent)
-	if err != nil {
-		return err
-	}
-	policies, err := Policies(s.cfg.Intent)
-	if err != nil {
-		return err
-	}
-	if err := client.Apply(ctx, Owner, namespaces); err != nil {
-		return err
-	}
-	return client.Apply(ctx, Owner, policies)
 }

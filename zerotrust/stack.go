@@ -10,7 +10,9 @@ import (
 	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
@@ -18,6 +20,7 @@ import (
 	"github.com/org/spire-vault-99-action/images"
 	"github.com/org/spire-vault-99-action/images/fromsource"
 	"github.com/org/spire-vault-99-action/internal/kube"
+	"github.com/org/spire-vault-99-action/internal/spiffehelper"
 	"github.com/org/spire-vault-99-action/kindx"
 	"github.com/org/spire-vault-99-action/spire/deploy"
 	"github.com/org/spire-vault-99-action/zerotrust/postgres"
@@ -41,7 +44,7 @@ const (
 	SPIREServer   = "ghcr.io/spiffe/spire-server:1.13.3"
 	SPIREAgent    = "ghcr.io/spiffe/spire-agent:1.13.3"
 	SPIREOIDC     = "ghcr.io/spiffe/oidc-discovery-provider:1.13.3"
-	HelperImage   = "ghcr.io/spiffe/spiffe-helper:0.11.0"
+	HelperImage   = spiffehelper.Image
 )
 
 // The programs of this module that the stack brings along, beside the applications.
@@ -227,6 +230,15 @@ func (s *Stack) spire(ctx context.Context) (*deploy.Conn, error) {
 	return s.conn, nil
 }
 
+// bundle is the trust bundle, as the SPIRE server has it now.
+func (s *Stack) bundle(ctx context.Context) (*x509bundle.Bundle, error) {
+	conn, err := s.spire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return deploy.Bundle(ctx, conn)
+}
+
 func (s *Stack) spireConfig() deploy.Config {
 	return deploy.Config{
 		TrustDomain: s.td, ClusterName: s.cfg.Intent.Name,
@@ -273,8 +285,8 @@ func Exists(ctx context.Context, cfg Config) (bool, error) {
 	return err == nil, err
 }
 
-// nodeNames are the names of the cluster's nodes, sorted.
-func (s *Stack) nodeNames(ctx context.Context) ([]string, error) {
+// members are the cluster's nodes, as the API server has them.
+func (s *Stack) members(ctx context.Context) ([]corev1.Node, error) {
 	client, err := s.kube(ctx)
 	if err != nil {
 		return nil, err
@@ -283,8 +295,30 @@ func (s *Stack) nodeNames(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing the nodes: %w", err)
 	}
+	return nodes.Items, nil
+}
+
+// readyPods are the ready pods of a workload, at least one.
+func (s *Stack) readyPods(ctx context.Context, w Workload) (*kube.Client, []corev1.Pod, error) {
+	client, err := s.kube(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	pods, err := client.ReadyPods(ctx, w.Namespace, "app="+w.Name)
+	if err == nil && len(pods) == 0 {
+		err = fmt.Errorf("workload %s has no ready pod", w.Name)
+	}
+	return client, pods, err
+}
+
+// nodeNames are the names of the cluster's nodes, sorted.
+func (s *Stack) nodeNames(ctx context.Context) ([]string, error) {
+	nodes, err := s.members(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var names []string
-	for _, n := range nodes.Items {
+	for _, n := range nodes {
 		names = append(names, n.Name)
 	}
 	slices.Sort(names)

@@ -65,6 +65,12 @@ func (c *Client) worstPod(ctx context.Context, namespace string, selector *metav
 	return said
 }
 
+// Trouble says what keeps a pod from being ready, "" where it is.
+func Trouble(p corev1.Pod) string {
+	_, said := trouble(p)
+	return said
+}
+
 // trouble ranks what is wrong with a pod (0: nothing) and says it.
 func trouble(p corev1.Pod) (int, string) {
 	if p.DeletionTimestamp != nil {

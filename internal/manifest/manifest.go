@@ -6,9 +6,12 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"text/template"
@@ -33,6 +36,20 @@ func Render(files fs.FS, name string, values any, funcs template.FuncMap) ([]byt
 		return nil, fmt.Errorf("manifest %s: %w", name, err)
 	}
 	return out.Bytes(), nil
+}
+
+// plain has nothing that YAML, HCL or a shell would read as more than a word.
+var plain = regexp.MustCompile(`^[A-Za-z0-9/][A-Za-z0-9._:/@-]*$`)
+
+// Plain says which of a Config's fields, by name, a template cannot take as they are.
+func Plain(fields map[string]string) error {
+	var faults []error
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		if !plain.MatchString(fields[name]) {
+			faults = append(faults, fmt.Errorf("Config.%s %q: want letters, digits and . _ - : / @", name, fields[name])) //nolint:staticcheck // it begins with a name
+		}
+	}
+	return errors.Join(faults...)
 }
 
 func indent(n int, text string) string {

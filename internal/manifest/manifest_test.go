@@ -25,3 +25,14 @@ func TestRender(t *testing.T) {
 		}
 	}
 }
+
+func TestPlain(t *testing.T) {
+	if err := Plain(map[string]string{"Image": "r.io/a:1@sha256:0", "Dir": "/run/a-b"}); err != nil {
+		t.Error(err)
+	}
+	err := Plain(map[string]string{"B": "a b", "A": "", "C": "x\n", "D": "fine"})
+	want := "Config.A \"\": want letters, digits and . _ - : / @\nConfig.B \"a b\": want letters, digits and . _ - : / @\nConfig.C \"x\\n\": want letters, digits and . _ - : / @"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v", err)
+	}
+}

@@ -21,6 +21,9 @@ const (
 	PID    = Dir + "/server.pid" // written by the server: who gets the signal
 )
 
+// Files are these places, for templates.
+var Files = struct{ Cert, Key, Bundle, PID string }{Cert, Key, Bundle, PID}
+
 // Image is the release that the configuration is written for.
 const Image = "ghcr.io/spiffe/spiffe-helper:0.11.0"
 

@@ -157,6 +157,10 @@ func Entries(cfg Config) []spire.Entry {
 	}
 }
 
+// Issuer is the "iss" of the JWT-SVIDs of an installation, and the URL below which their
+// keys are to be had.
+func Issuer(cfg Config) string { return cfg.withDefaults().JWTIssuer }
+
 func (c Config) withDefaults() Config {
 	c.Namespace = cmp.Or(c.Namespace, "spire-system")
 	if c.TrustDomain.IsZero() {

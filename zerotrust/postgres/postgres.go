@@ -55,10 +55,8 @@ type Config struct {
 	StorageClass, StorageSize string
 }
 
-var (
-	plain = regexp.MustCompile(`^[A-Za-z0-9/][A-Za-z0-9._:/@-]*$`)
-	word  = regexp.MustCompile(`^[a-z][a-z0-9_]{0,39}$`) // of SQL, in no need of quotes
-)
+// word is one of SQL, in no need of quotes.
+var word = regexp.MustCompile(`^[a-z][a-z0-9_]{0,39}$`)
 
 func (c Config) withDefaults() (Config, error) {
 	c.Namespace, c.Name = cmp.Or(c.Namespace, "postgres"), cmp.Or(c.Name, "postgres")
@@ -66,19 +64,28 @@ func (c Config) withDefaults() (Config, error) {
 	c.PullPolicy = cmp.Or(c.PullPolicy, "IfNotPresent")
 	c.SocketDir = cmp.Or(c.SocketDir, "/run/spire/sockets")
 	c.StorageSize = cmp.Or(c.StorageSize, "256Mi")
-	var faults []error
+	var bad error
 	if !word.MatchString(c.Database) {
-		faults = append(faults, fmt.Errorf("postgres: Config.Database %q: want a lower-case word of at most 40 letters, digits and _", c.Database))
+		bad = fmt.Errorf("Config.Database %q: want a lower-case word of at most 40 letters, digits and _", c.Database)
 	}
-	for field, value := range map[string]string{
+	err := errors.Join(bad, manifest.Plain(map[string]string{
 		"Namespace": c.Namespace, "Name": c.Name, "Image": c.Image, "HelperImage": c.HelperImage, "PullPolicy": c.PullPolicy,
 		"SocketDir": c.SocketDir, "StorageSize": c.StorageSize, "StorageClass": cmp.Or(c.StorageClass, "none"),
-	} {
-		if !plain.MatchString(value) {
-			faults = append(faults, fmt.Errorf("postgres: Config.%s %q: want letters, digits and . _ - : / @", field, value))
-		}
+	}))
+	if err != nil {
+		return c, fmt.Errorf("postgres: %w", err)
 	}
-	return c, errors.Join(faults...)
+	return c, nil
+}
+
+// open fills the config in and makes a client.
+func (c Config) open(cluster *rest.Config) (Config, *kube.Client, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return c, nil, err
+	}
+	client, err := kube.New(cluster)
+	return c, client, err
 }
 
 // BootstrapSecret is the Secret with the superuser's first password. It is there from
@@ -98,9 +105,9 @@ func Manifests(cfg Config) ([]byte, error) {
 	sidecar := spiffehelper.Config{Image: cfg.HelperImage, PullPolicy: cfg.PullPolicy, User: 999, Socket: cfg.SocketDir}
 	v := struct {
 		Config
-		SVID                                          struct{ Cert, Key, Bundle, PID string }
+		SVID                                          any
 		HBA, Roles, HelperConf, Helper, HelperVolumes string
-	}{Config: cfg, SVID: struct{ Cert, Key, Bundle, PID string }{spiffehelper.Cert, spiffehelper.Key, spiffehelper.Bundle, spiffehelper.PID}}
+	}{Config: cfg, SVID: spiffehelper.Files}
 	render := func(name string) (string, error) {
 		text, err := manifest.Render(files, "manifests/"+name, v, nil)
 		return string(text), err
@@ -129,15 +136,11 @@ func Manifests(cfg Config) ([]byte, error) {
 // Install applies the manifests and, for a server that is new, the Secret with a
 // password made now. It does not wait: see WaitReady. It may be called again at any time.
 func Install(ctx context.Context, cluster *rest.Config, cfg Config) error {
-	cfg, err := cfg.withDefaults()
+	cfg, client, err := cfg.open(cluster)
 	if err != nil {
 		return err
 	}
 	docs, err := Manifests(cfg)
-	if err != nil {
-		return err
-	}
-	client, err := kube.New(cluster)
 	if err != nil {
 		return err
 	}
@@ -169,11 +172,7 @@ func makeBootstrap(ctx context.Context, client *kube.Client, cfg Config) error {
 
 // WaitReady waits until the server takes connections.
 func WaitReady(ctx context.Context, cluster *rest.Config, cfg Config) error {
-	cfg, err := cfg.withDefaults()
-	if err != nil {
-		return err
-	}
-	client, err := kube.New(cluster)
+	cfg, client, err := cfg.open(cluster)
 	if err != nil {
 		return err
 	}
@@ -182,11 +181,7 @@ func WaitReady(ctx context.Context, cluster *rest.Config, cfg Config) error {
 
 // BootstrapPassword is the superuser's first password, "" once it is gone.
 func BootstrapPassword(ctx context.Context, cluster *rest.Config, cfg Config) (string, error) {
-	cfg, err := cfg.withDefaults()
-	if err != nil {
-		return "", err
-	}
-	client, err := kube.New(cluster)
+	cfg, client, err := cfg.open(cluster)
 	if err != nil {
 		return "", err
 	}
@@ -203,11 +198,7 @@ func BootstrapPassword(ctx context.Context, cluster *rest.Config, cfg Config) (s
 // DropBootstrap removes the Secret with the first password, which is worth nothing
 // once Vault has changed it.
 func DropBootstrap(ctx context.Context, cluster *rest.Config, cfg Config) error {
-	cfg, err := cfg.withDefaults()
-	if err != nil {
-		return err
-	}
-	client, err := kube.New(cluster)
+	cfg, client, err := cfg.open(cluster)
 	if err != nil {
 		return err
 	}

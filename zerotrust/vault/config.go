@@ -4,11 +4,11 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"regexp"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/org/spire-vault-99-action/internal/manifest"
 	"github.com/org/spire-vault-99-action/internal/spiffehelper"
 )
 
@@ -66,24 +66,20 @@ func (c Config) withDefaults() (Config, error) {
 	c.StorageSize = cmp.Or(c.StorageSize, "256Mi")
 	var faults []error
 	if c.Flavor != Vault && c.Flavor != OpenBao {
-		faults = append(faults, fmt.Errorf("vault: flavor %q: use %s or %s", c.Flavor, Vault, OpenBao))
+		faults = append(faults, fmt.Errorf("flavor %q: use %s or %s", c.Flavor, Vault, OpenBao))
 	}
 	if c.ID.IsZero() {
-		faults = append(faults, errors.New("vault: Config.ID is required"))
+		faults = append(faults, errors.New("Config.ID is required"))
 	}
-	for field, value := range map[string]string{
+	faults = append(faults, manifest.Plain(map[string]string{
 		"Namespace": c.Namespace, "Name": c.Name, "Image": c.Image, "HelperImage": c.HelperImage, "UnsealerImage": c.UnsealerImage,
 		"PullPolicy": c.PullPolicy, "SocketDir": c.SocketDir, "StorageSize": c.StorageSize, "StorageClass": cmp.Or(c.StorageClass, "none"),
-	} {
-		if !plain.MatchString(value) {
-			faults = append(faults, fmt.Errorf("vault: Config.%s %q: want letters, digits and . _ - : / @", field, value))
-		}
+	}))
+	if err := errors.Join(faults...); err != nil {
+		return c, fmt.Errorf("vault: %w", err)
 	}
-	return c, errors.Join(faults...)
+	return c, nil
 }
-
-// plain has nothing that YAML or HCL would read as more than a word.
-var plain = regexp.MustCompile(`^[A-Za-z0-9/][A-Za-z0-9._:/@-]*$`)
 
 // Address is the server's URL inside the cluster.
 func (c Config) Address() string {

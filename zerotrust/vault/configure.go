@@ -27,24 +27,16 @@ func (s *Session) Diff(ctx context.Context, settings Settings) (Plan, error) {
 // password once, and changes it to one that it alone knows (see RotateRoot). The
 // session needs a root token. What was done stays if it fails; a second call goes on.
 func (s *Session) Configure(ctx context.Context, settings Settings, passwords map[string]string) (Plan, error) {
-	var done Plan
-	// Twice: below an engine that is missing nothing can be read.
-	for range 2 {
-		plan, err := s.Diff(ctx, settings)
-		if err != nil {
-			return done, err
-		}
-		for _, m := range plan.Mount {
-			if err := s.mount(ctx, m); err != nil {
-				return done, fmt.Errorf("vault: mount %s %s: %w", m.Kind, m.Path, err)
-			}
-		}
-		if len(plan.Mount) == 0 {
-			return plan, s.apply(ctx, settings, plan, passwords)
-		}
-		done = plan
+	plan, err := s.Diff(ctx, settings)
+	if err != nil {
+		return plan, err
 	}
-	return done, errors.New("vault: the mounts are still missing after they were made")
+	for _, m := range plan.Mount {
+		if err := s.mount(ctx, m); err != nil {
+			return plan, fmt.Errorf("vault: mount %s %s: %w", m.Kind, m.Path, err)
+		}
+	}
+	return plan, s.apply(ctx, settings, plan, passwords)
 }
 
 func (s *Session) apply(ctx context.Context, settings Settings, plan Plan, passwords map[string]string) error {

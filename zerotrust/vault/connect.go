@@ -92,14 +92,11 @@ func (c *Conn) GetStatus(ctx context.Context) (Status, error) {
 }
 
 // Session is a connection with a token.
-type Session struct {
-	client *api.Client
-	end    func(context.Context) error
-}
+type Session struct{ client *api.Client }
 
 // Close revokes the session's token.
 func (s *Session) Close(ctx context.Context) error {
-	if err := s.end(ctx); err != nil {
+	if err := s.client.Auth().Token().RevokeSelfWithContext(ctx, ""); err != nil {
 		return fmt.Errorf("vault: revoke the session's token: %w", err)
 	}
 	return nil
@@ -119,11 +116,5 @@ func (c *Conn) Login(ctx context.Context, role, jwt string) (*Session, error) {
 		return nil, fmt.Errorf("vault: log in as role %s: the answer holds no token", role)
 	}
 	client.SetToken(secret.Auth.ClientToken)
-	return newSession(client), nil
-}
-
-func newSession(client *api.Client) *Session {
-	return &Session{client, func(ctx context.Context) error {
-		return client.Auth().Token().RevokeSelfWithContext(ctx, "")
-	}}
+	return &Session{client}, nil
 }

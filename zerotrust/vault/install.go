@@ -58,7 +58,7 @@ func waitRunning(ctx context.Context, client *kube.Client, cfg Config) error {
 		if pod.DeletionTimestamp != nil || pod.Labels["controller-revision-hash"] != set.Status.UpdateRevision {
 			return false, "an older pod is about to go", nil
 		}
-		return running(pod, "vault"), podTrouble(pod), nil
+		return running(pod, "vault"), kube.Trouble(*pod), nil
 	})
 }
 
@@ -69,20 +69,4 @@ func running(pod *corev1.Pod, container string) bool {
 		}
 	}
 	return false
-}
-
-// podTrouble says on one line how far the containers have come.
-func podTrouble(pod *corev1.Pod) string {
-	said := string(pod.Status.Phase)
-	for _, s := range append(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses...) {
-		switch {
-		case s.State.Waiting != nil:
-			said += fmt.Sprintf("; %s waits: %s %s", s.Name, s.State.Waiting.Reason, s.State.Waiting.Message)
-		case s.State.Terminated != nil:
-			said += fmt.Sprintf("; %s ended with %d", s.Name, s.State.Terminated.ExitCode)
-		case s.Started != nil && !*s.Started:
-			said += fmt.Sprintf("; %s is starting", s.Name)
-		}
-	}
-	return said
 }

@@ -11,9 +11,6 @@ import (
 //go:embed manifests
 var files embed.FS
 
-// svidFiles are where the sidecar puts the SVID.
-var svidFiles = struct{ Cert, Key, Bundle, PID string }{spiffehelper.Cert, spiffehelper.Key, spiffehelper.Bundle, spiffehelper.PID}
-
 // Manifests are the YAML documents of an installation: a pure function of cfg.
 func Manifests(cfg Config) ([]byte, error) {
 	cfg, err := cfg.withDefaults()
@@ -25,7 +22,7 @@ func Manifests(cfg Config) ([]byte, error) {
 		Config
 		SVID                                   any
 		HCL, HelperConf, Helper, HelperVolumes string
-	}{Config: cfg, SVID: svidFiles}
+	}{Config: cfg, SVID: spiffehelper.Files}
 	hcl, err := manifest.Render(files, "manifests/vault.hcl.tmpl", v, nil)
 	if err != nil {
 		return nil, fmt.Errorf("vault: %w", err)

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/org/spire-vault-99-action/internal/spiffehelper"
 )
 
 // Where things are mounted in Vault.
@@ -117,7 +119,7 @@ func (d Database) configPath() string { return DatabasePath + "/config/" + d.Nam
 // url is for the plugin, which puts user and password in.
 func (d Database) url() string {
 	return fmt.Sprintf("postgresql://{{username}}:{{password}}@%s:%d/%s?sslmode=verify-full&sslrootcert=%s&connect_timeout=5",
-		d.Host, d.Port, d.Name, url.QueryEscape(svidFiles.Bundle))
+		d.Host, d.Port, d.Name, url.QueryEscape(spiffehelper.Bundle))
 }
 
 func loginRole(name string, id spiffeid.ID, ttl time.Duration, policies ...string) (string, map[string]any) {

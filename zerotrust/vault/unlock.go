@@ -109,7 +109,7 @@ func (c *Conn) initialise(ctx context.Context, replace bool) (string, error) {
 		return "", err
 	}
 	first.SetToken(made.RootToken)
-	if err := newSession(first).Close(ctx); err != nil {
+	if err := (&Session{first}).Close(ctx); err != nil {
 		return "", err
 	}
 	return made.KeysB64[0], nil
@@ -158,7 +158,7 @@ func (c *Conn) Root(ctx context.Context) (*Session, error) {
 		return fail(err)
 	}
 	client.SetToken(token)
-	return newSession(client), nil
+	return &Session{client}, nil
 }
 
 // decodeRoot undoes the one-time pad over a generated root token.
