@@ -61,7 +61,9 @@ func (s *Stack) checks4D() []phase.Check {
 	s.atClose(log.close)
 	var all []phase.Check
 	for _, cell := range Matrix(s.cfg.Intent) {
-		c := phase.Check{Name: "edge " + cell.String()}
+		c := phase.Check{Name: "edge " + cell.String(), Edge: &phase.Edge{
+			From: cell.From, To: cell.To, Port: fmt.Sprint(cell.Port), Allowed: cell.Allowed, Authenticated: cell.Authenticated,
+		}}
 		if cell.Allowed {
 			c.Doc = "The intent allows this edge: the probe gets through, and Hubble saw it forwarded."
 			c.Hint = "See the policies of both workloads (kubectl get cnp -A) and, for an authenticated edge, that both identities have an entry."

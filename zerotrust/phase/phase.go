@@ -39,10 +39,20 @@ type Check struct {
 	Name string // unique in its phase
 	Doc  string // what it shows, in a sentence
 	Hint string // what to do when it does not pass
+	// Edge is what a check of one cell of a matrix asks about; nil for all others.
+	Edge *Edge
 	// Run answers it. A nil error is a pass; an error made by Want or Failf (found by
 	// errors.As) a failure; any other error means that it could not be told. The Evidence is
 	// kept in each case.
 	Run func(context.Context) (Evidence, error)
+}
+
+// Edge is one cell of a matrix: an attempt to connect, and what is to become of it.
+type Edge struct {
+	From, To      string // names; To may be From
+	Port          string // "8000", "53/UDP"
+	Allowed       bool   // it is to get through
+	Authenticated bool   // both ends are to be authenticated before it does
 }
 
 // Evidence is what a check saw. All of it is optional.

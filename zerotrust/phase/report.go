@@ -90,6 +90,7 @@ type Result struct {
 // CheckResult is the outcome of one check.
 type CheckResult struct {
 	Name, Doc, Hint string
+	Edge            *Edge  // that of the Check
 	Status          Status // Unknown, Passed or Failed
 	Evidence        Evidence
 	// Err is why it did not pass: never nil then, always nil for Passed.

@@ -160,7 +160,7 @@ func (r *run) one(ctx context.Context, p *Phase, blocked error) (res Result) {
 		res.Needs = append(res.Needs, need.Name)
 	}
 	for i, c := range p.Checks {
-		res.Checks[i] = CheckResult{Name: c.Name, Doc: c.Doc, Hint: c.Hint}
+		res.Checks[i] = CheckResult{Name: c.Name, Doc: c.Doc, Hint: c.Hint, Edge: c.Edge}
 	}
 	defer func() {
 		if !res.Started.IsZero() {

@@ -27,6 +27,11 @@
 //	  checks         list     all of the phase's
 //	    name           string
 //	    doc?, hint?    string   what it shows; what to do when it does not pass
+//	    edge?          object   the cell of the matrix that it is about
+//	      from, to       string   names
+//	      port           string   "8000", "53/UDP"
+//	      allowed        bool     it is to get through
+//	      authenticated  bool     both ends are to be authenticated first
 //	    status         string   "passed", "failed" or "unknown" (could not tell, or was not asked)
 //	    error?         string   why it did not pass
 //	    started?       time     absent if it was not asked

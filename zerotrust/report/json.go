@@ -40,11 +40,20 @@ type checkDocument struct {
 	Name     string           `json:"name"`
 	Doc      string           `json:"doc,omitempty"`
 	Hint     string           `json:"hint,omitempty"`
+	Edge     *edgeDocument    `json:"edge,omitempty"`
 	Status   string           `json:"status"`
 	Error    string           `json:"error,omitempty"`
 	Started  time.Time        `json:"started,omitzero"`
 	Seconds  seconds          `json:"seconds"`
 	Evidence evidenceDocument `json:"evidence"`
+}
+
+type edgeDocument struct {
+	From          string `json:"from"`
+	To            string `json:"to"`
+	Port          string `json:"port"`
+	Allowed       bool   `json:"allowed"`
+	Authenticated bool   `json:"authenticated"`
 }
 
 type evidenceDocument struct {
@@ -76,7 +85,7 @@ func JSON(w io.Writer, r phase.Report) error {
 		}
 		for _, c := range p.Checks {
 			pd.Checks = append(pd.Checks, checkDocument{
-				Name: c.Name, Doc: c.Doc, Hint: c.Hint, Status: c.Status.String(), Error: text(c.Err),
+				Name: c.Name, Doc: c.Doc, Hint: c.Hint, Edge: (*edgeDocument)(c.Edge), Status: c.Status.String(), Error: text(c.Err),
 				Started: c.Started.UTC(), Seconds: inSeconds(c.Duration), Evidence: evidenceDocument(c.Evidence),
 			})
 		}
