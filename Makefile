@@ -18,7 +18,7 @@ test: packages ## everything, on the real parts: a cluster is brought up and tak
 	$(GO) test ./...
 	$(GO) test -tags e2e -count=1 -timeout 10m -run '^TestE2E' ./examples/...
 	$(GO) test -tags e2e -count=1 -timeout 80m -v -run '^TestE2E' ./zerotrust
-	$(GO) test -tags e2e -count=1 -timeout 20m -p 1 -run '^TestE2E' ./kindx ./images/... ./spire/... ./zerotrust/precinct
+	$(GO) test -tags e2e -count=1 -timeout 20m -p 1 -run '^TestE2E' ./kindx ./images/... ./spire/... ./internal/ghostunnel ./zerotrust/precinct
 
 packages: ## what the tests of the applications run: PostgreSQL and a browser, as Debian's packages
 	$(GO) run ./examples/packages postgresql-15 chromium

@@ -6,9 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
@@ -17,6 +15,7 @@ import (
 
 	"github.com/org/spire-vault-99-action/spire/deploy"
 	"github.com/org/spire-vault-99-action/zerotrust/phase"
+	"github.com/org/spire-vault-99-action/zerotrust/postgres"
 	"github.com/org/spire-vault-99-action/zerotrust/vault"
 )
 
@@ -33,12 +32,21 @@ func (s *Stack) secretsChecks() []phase.Check {
 			Hint: "Run again without --verify: the secrets phase puts it right.",
 			Run:  s.checkVaultConfigured,
 		},
+		{
+			Name: "keys of JWT-SVIDs", Doc: "SPIRE gives Vault the keys over SPIFFE mTLS; another identity, none at all, and plain text are refused.",
+			Hint: "kubectl -n spire-system logs deploy/spire-oidc -c tunnel",
+			Run:  s.checkKeys,
+		},
 	}
 	for _, w := range s.databases() {
 		all = append(all, phase.Check{
-			Name: "postgres " + w.Name, Doc: "It proves its SPIFFE ID in TLS, takes nobody without TLS, and its first password is gone.",
+			Name: "postgres " + w.Name, Doc: "It proves its SPIFFE ID in TLS, takes nobody without TLS and no superuser, and its first password is gone.",
 			Hint: fmt.Sprintf("kubectl -n %s logs %s-0 --all-containers", w.Namespace, w.Name),
 			Run:  func(ctx context.Context) (phase.Evidence, error) { return s.checkPostgres(ctx, w) },
+		}, phase.Check{
+			Name: "administration of " + w.Name, Doc: "Vault comes in as the superuser over SPIFFE mTLS; another identity, none at all, and plain text are refused.",
+			Hint: fmt.Sprintf("kubectl -n %s logs %s-0 -c tunnel", w.Namespace, w.Name),
+			Run:  func(ctx context.Context) (phase.Evidence, error) { return s.checkAdmin(ctx, w) },
 		})
 	}
 	return all
@@ -102,11 +110,10 @@ func (s *Stack) checkVaultConfigured(ctx context.Context) (phase.Evidence, error
 	return ev, same(ev)
 }
 
-// checkPostgres speaks the beginning of PostgreSQL's protocol: the request for TLS, the
-// handshake, and a start without TLS, which must be refused.
+// checkPostgres speaks PostgreSQL's protocol: who comes how is told from its answers.
 func (s *Stack) checkPostgres(ctx context.Context, w Workload) (phase.Evidence, error) {
 	ev := phase.Evidence{
-		Want:   "TLS as " + s.cfg.Intent.ID(w).String() + "; refused without; no Secret with a first password",
+		Want:   "TLS as " + s.cfg.Intent.ID(w).String() + "; refused without, and as the superuser; no Secret with a first password",
 		Source: "PostgreSQL's protocol through a forwarded port; API server",
 	}
 	client, err := s.kube(ctx)
@@ -125,38 +132,56 @@ func (s *Stack) checkPostgres(ctx context.Context, w Workload) (phase.Evidence, 
 	if err != nil {
 		return ev, err
 	}
-	forward, err := client.Forward(ctx, w.Namespace, w.Name+"-0", w.Ports[0])
+	ev.Details = append(ev.Details, fmt.Sprintf("with TLS: %v until %s", cert.URIs, cert.NotAfter.UTC().Format(time.RFC3339)))
+	vault, err := s.clientTLS(ctx, cfg.Admin, s.cfg.Intent.ID(w))
 	if err != nil {
 		return ev, err
 	}
-	defer forward.Close()
-	plain, err := startPlain(ctx, forward.Addr)
-	if err != nil {
-		return ev, err
+	for _, try := range []struct {
+		who  string
+		tls  *tls.Config
+		user string
+		code string
+	}{
+		{"without TLS", nil, "nobody", notAuthorized},
+		{"somebody with an SVID", vault, "nobody", wrongPassword},
+		{"the superuser, with Vault's SVID", vault, postgres.Superuser, notAuthorized},
+	} {
+		conn, done, err := s.forwarded(ctx, w)
+		if err != nil {
+			return ev, err
+		}
+		code, err := startSession(ctx, conn, try.tls, try.user)
+		done()
+		if err != nil {
+			return ev, fmt.Errorf("%s: %w", try.who, err)
+		}
+		got := fmt.Sprintf("%s: ends with code %s", try.who, code)
+		ev.Details = append(ev.Details, got)
+		if code != try.code {
+			return ev, phase.Want(try.code, got)
+		}
 	}
-	ev.Details = append(ev.Details, fmt.Sprintf("with TLS: %v until %s", cert.URIs, cert.NotAfter.UTC().Format(time.RFC3339)), "without: "+plain)
 	ev.Got = ev.Want
 	return ev, nil
 }
 
-// Of the protocol: https://www.postgresql.org/docs/15/protocol-message-formats.html
-const (
-	sslRequest     = "\x00\x00\x00\x08\x04\xd2\x16\x2f"
-	startupMessage = "\x00\x00\x00\x15\x00\x03\x00\x00user\x00nobody\x00\x00"
-)
-
-// dialFirst connects and says the first words.
-func dialFirst(ctx context.Context, addr, first string) (net.Conn, error) {
-	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", addr)
+// forwarded is a connection to a server's first port, past the network's policies.
+func (s *Stack) forwarded(ctx context.Context, w Workload) (net.Conn, func(), error) {
+	client, err := s.kube(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-	if _, err := io.WriteString(conn, first); err != nil {
-		conn.Close()
-		return nil, err
+	forward, err := client.Forward(ctx, w.Namespace, w.Name+"-0", w.Ports[0])
+	if err != nil {
+		return nil, nil, err
 	}
-	return conn, nil
+	conn, err := connect(ctx, forward.Addr)
+	if err != nil {
+		forward.Close()
+		return nil, nil, err
+	}
+	return conn, func() { conn.Close(); forward.Close() }, nil
 }
 
 // presented is the certificate that a server of the intent presents, once it is
@@ -166,63 +191,52 @@ func (s *Stack) presented(ctx context.Context, w Workload) (*x509.Certificate, e
 	if err != nil {
 		return nil, err
 	}
-	client, err := s.kube(ctx)
+	conn, done, err := s.forwarded(ctx, w)
 	if err != nil {
 		return nil, err
 	}
-	forward, err := client.Forward(ctx, w.Namespace, w.Name+"-0", w.Ports[0])
-	if err != nil {
-		return nil, err
+	defer done()
+	var presented *x509.Certificate
+	cfg := tlsconfig.TLSClientConfig(bundle, tlsconfig.AuthorizeID(s.cfg.Intent.ID(w)))
+	cfg.VerifyConnection = func(state tls.ConnectionState) error {
+		presented = state.PeerCertificates[0]
+		return nil
 	}
-	defer forward.Close()
-	first := ""
 	if w.Runs == Postgres {
-		first = sslRequest
+		_, err = startSession(ctx, conn, cfg, "nobody")
+	} else {
+		err = tls.Client(conn, cfg).HandshakeContext(ctx)
 	}
-	conn, err := dialFirst(ctx, forward.Addr, first)
 	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	if first != "" {
-		answer := make([]byte, 1)
-		if _, err := io.ReadFull(conn, answer); err != nil {
-			return nil, fmt.Errorf("asking PostgreSQL for TLS: %w", err)
-		}
-		if answer[0] != 'S' {
-			return nil, phase.Failf("PostgreSQL answers the request for TLS with %q", answer)
-		}
-	}
-	secured := tls.Client(conn, tlsconfig.TLSClientConfig(bundle, tlsconfig.AuthorizeID(s.cfg.Intent.ID(w))))
-	if err := secured.HandshakeContext(ctx); err != nil {
 		return nil, phase.Failf("the TLS identity of %s: %w", w.Name, err)
 	}
-	return secured.ConnectionState().PeerCertificates[0], nil
+	return presented, nil
 }
 
-// startPlain starts a session without TLS and wants an error for an answer.
-func startPlain(ctx context.Context, addr string) (string, error) {
-	conn, err := dialFirst(ctx, addr, startupMessage)
+// checkAdmin puts the port to the test by which Vault comes in as the superuser.
+func (s *Stack) checkAdmin(ctx context.Context, w Workload) (phase.Evidence, error) {
+	return s.checkListener(ctx, listener{
+		namespace: w.Namespace, pod: w.Name + "-0", port: postgres.AdminPort,
+		server: s.cfg.Intent.ID(w), caller: s.postgresConfig(w).Admin, try: knockPostgres(postgres.Superuser),
+	})
+}
+
+// checkKeys puts the port to the test where Vault fetches the keys of JWT-SVIDs.
+func (s *Stack) checkKeys(ctx context.Context) (phase.Evidence, error) {
+	client, err := s.kube(ctx)
 	if err != nil {
-		return "", err
+		return phase.Evidence{}, err
 	}
-	defer conn.Close()
-	answer := make([]byte, 1024)
-	n, err := conn.Read(answer)
+	pods, err := client.ReadyPods(ctx, "spire-system", "app.kubernetes.io/name=spire-oidc")
 	if err != nil {
-		return "", fmt.Errorf("starting a session without TLS: %w", err)
+		return phase.Evidence{}, err
 	}
-	if answer[0] != 'E' {
-		return "", phase.Failf("PostgreSQL answers a session without TLS with message %q, not with an error", answer[0])
+	if len(pods) == 0 {
+		return phase.Evidence{}, errors.New("SPIRE's OIDC provider has no ready pod")
 	}
-	// Fields of the error: a letter, a text, a zero. C is the code.
-	for _, field := range strings.Split(string(answer[min(5, n):n]), "\x00") {
-		if len(field) > 1 && field[0] == 'C' {
-			if code := field[1:]; code != "28000" {
-				return "", fmt.Errorf("a session without TLS ends with code %s, not 28000 (invalid authorization)", code)
-			}
-			return "refused with code 28000", nil
-		}
-	}
-	return "", errors.New("the error that a session without TLS ends with has no code")
+	server, _ := s.cfg.Intent.Running(Vault)
+	return s.checkListener(ctx, listener{
+		namespace: "spire-system", pod: pods[0].Name, port: deploy.KeysPort,
+		server: deploy.OIDCID(s.td), caller: s.cfg.Intent.ID(server), try: knockHTTP("/keys"),
+	})
 }

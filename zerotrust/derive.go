@@ -24,12 +24,7 @@ func Entries(in Intent) ([]spire.Entry, error) {
 	all := deploy.Entries(deploy.Config{TrustDomain: td, ClusterName: in.Name})
 	all = append(all, spire.CiliumEntries(td, in.Name)...)
 	for _, w := range in.Workloads {
-		e := spire.WorkloadEntry(td, in.Name, w.Namespace, w.Account())
-		if w.Runs != "" {
-			// Clients that know no SPIFFE IDs, such as Vault's of PostgreSQL, verify the name.
-			e.DNSNames = []string{w.Host()}
-		}
-		all = append(all, e)
+		all = append(all, spire.WorkloadEntry(td, in.Name, w.Namespace, w.Account()))
 	}
 	return all, nil
 }
@@ -115,7 +110,7 @@ func dnsRule() object {
 func oidcRule() object {
 	return object{
 		"toEndpoints": []any{object{"matchLabels": object{namespaceLabel: "spire-system", accountLabel: "spire-oidc"}}},
-		"toPorts":     tcp(8080),
+		"toPorts":     tcp(deploy.KeysPort),
 	}
 }
 

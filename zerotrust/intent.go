@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/org/spire-vault-99-action/spire"
+	"github.com/org/spire-vault-99-action/zerotrust/postgres"
 )
 
 // Intent says who may talk to whom: the workloads of a cluster and the edges
@@ -228,8 +229,8 @@ func (in Intent) Validate() error {
 
 // validateServer checks what a workload runs.
 func (in Intent) validateServer(w Workload) error {
-	ports := map[Server]int{Vault: 8200, Postgres: 5432}
-	switch port, known := ports[w.Runs]; {
+	serves := map[Server][]int{Vault: {8200}, Postgres: {postgres.Port, postgres.AdminPort}}
+	switch ports, known := serves[w.Runs]; {
 	case w.Runs == "" && w.Package == "":
 		return fmt.Errorf("intent: workload %q: it needs a Package, or Runs", w.Name)
 	case w.Runs == "":
@@ -238,15 +239,25 @@ func (in Intent) validateServer(w Workload) error {
 		return fmt.Errorf("intent: workload %q: it runs %q: use %q or %q", w.Name, w.Runs, Vault, Postgres)
 	case w.Package != "" || w.Replicas > 1 || w.Publish != nil || w.Access != nil || w.HealthPort != 0:
 		return fmt.Errorf("intent: workload %q: what runs %s has no Package, Replicas, Publish, Access or HealthPort", w.Name, w.Runs)
-	case !slices.Equal(w.Ports, []int{port}):
-		return fmt.Errorf("intent: workload %q: %s serves port %d, not %v", w.Name, w.Runs, port, w.Ports)
+	case !slices.Equal(w.Ports, ports):
+		return fmt.Errorf("intent: workload %q: %s serves ports %v, not %v", w.Name, w.Runs, ports, w.Ports)
 	case w.Account() != w.Name:
 		return fmt.Errorf("intent: workload %q: what runs %s has the service account of its name", w.Name, w.Runs)
 	case (w.Runs == Postgres) != (w.Database != ""):
 		return fmt.Errorf("intent: workload %q: a Database is for what runs %s, which needs one", w.Name, Postgres)
 	}
-	if first, _ := in.Running(Vault); w.Runs == Vault && first.Name != w.Name {
-		return fmt.Errorf("intent: workloads %q and %q both run %s", first.Name, w.Name, Vault)
+	vault, known := in.Running(Vault)
+	if w.Runs == Vault {
+		if vault.Name != w.Name {
+			return fmt.Errorf("intent: workloads %q and %q both run %s", vault.Name, w.Name, Vault)
+		}
+		return nil
+	}
+	if !known {
+		return fmt.Errorf("intent: workload %q: nobody gets a user of it, for no workload runs %s", w.Name, Vault)
+	}
+	if _, allowed := in.Edge(vault.Name, w.Name, postgres.AdminPort); !allowed {
+		return fmt.Errorf("intent: workload %q: %s makes its users: there is no edge %s", w.Name, Vault, Edge{From: vault.Name, To: w.Name, Port: postgres.AdminPort})
 	}
 	return nil
 }
@@ -261,9 +272,9 @@ func (in Intent) validateAccess(w Workload) error {
 	fault := func(format string, args ...any) {
 		faults = append(faults, fmt.Errorf("intent: workload %q: access: "+format, append([]any{w.Name}, args...)...))
 	}
-	edge := func(from string, to Workload) {
-		if _, allowed := in.Edge(from, to.Name, to.Ports[0]); !allowed {
-			fault("there is no edge %s", Edge{From: from, To: to.Name, Port: to.Ports[0]})
+	edge := func(from, to string, port int) {
+		if _, allowed := in.Edge(from, to, port); !allowed {
+			fault("there is no edge %s", Edge{From: from, To: to, Port: port})
 		}
 	}
 	vault, known := in.Running(Vault)
@@ -271,15 +282,14 @@ func (in Intent) validateAccess(w Workload) error {
 		fault("no workload runs %s", Vault)
 		return errors.Join(faults...)
 	}
-	edge(w.Name, vault)
+	edge(w.Name, vault.Name, vault.Ports[0])
 	if w.Access.Database != "" {
 		db, known := in.Workload(w.Access.Database)
 		if !known || db.Runs != Postgres || len(db.Ports) == 0 {
 			fault("database %q is no workload that runs %s", w.Access.Database, Postgres)
 			return errors.Join(faults...)
 		}
-		edge(w.Name, db)
-		edge(vault.Name, db)
+		edge(w.Name, db.Name, postgres.Port)
 	}
 	return errors.Join(faults...)
 }

@@ -52,7 +52,7 @@ func TestValidateServersAndAccess(t *testing.T) {
 	}{
 		"neither package nor server": {func(in *Intent) { in.Workloads[0].Package = "" }, `workload "frontend": it needs a Package, or Runs`},
 		"an unknown server":          {func(in *Intent) { in.Workloads[5].Runs = "redis" }, `it runs "redis": use "vault" or "postgres"`},
-		"a server's other port":      {func(in *Intent) { in.Workloads[4].Ports = []int{5433} }, "postgres serves port 5432, not [5433]"},
+		"a server's other port":      {func(in *Intent) { in.Workloads[4].Ports = []int{5433} }, "postgres serves ports [5432 5433], not [5433]"},
 		"a server with replicas":     {func(in *Intent) { in.Workloads[4].Replicas = 2 }, "what runs postgres has no Package, Replicas"},
 		"a server's account":         {func(in *Intent) { in.Workloads[5].ServiceAccount = "v" }, "has the service account of its name"},
 		"postgres with no database":  {func(in *Intent) { in.Workloads[4].Database = "" }, "a Database is for what runs postgres"},
@@ -61,7 +61,7 @@ func TestValidateServersAndAccess(t *testing.T) {
 		}, `workloads "vault" and "v2" both run vault`},
 		"no edge to vault":        {func(in *Intent) { in.Edges = slices.Delete(in.Edges, 1, 2) }, "access: there is no edge backend → vault:8200"},
 		"no edge to the database": {func(in *Intent) { in.Edges = slices.Delete(in.Edges, 2, 3) }, "access: there is no edge backend → postgres:5432"},
-		"vault cannot make users": {func(in *Intent) { in.Edges = slices.Delete(in.Edges, 4, 5) }, "access: there is no edge vault → postgres:5432"},
+		"vault cannot make users": {func(in *Intent) { in.Edges = slices.Delete(in.Edges, 4, 5) }, "vault makes its users: there is no edge vault → postgres:5433"},
 		"an unknown database":     {func(in *Intent) { in.Workloads[1].Access.Database = "mysql" }, `database "mysql" is no workload that runs postgres`},
 		"access without a vault": {func(in *Intent) {
 			in.Workloads, in.Edges = in.Workloads[:5], slices.DeleteFunc(in.Edges, func(e Edge) bool { return e.From == "vault" || e.To == "vault" })

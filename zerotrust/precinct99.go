@@ -1,5 +1,7 @@
 package zerotrust
 
+import "github.com/org/spire-vault-99-action/zerotrust/postgres"
+
 // Precinct99 is the demo: a site whose frontend alone may call the backend, a
 // backend that has its secrets and its database users from Vault, and an intruder
 // that may call nobody. The GitHub that the backend calls is a small stand-in beside it.
@@ -28,15 +30,15 @@ func Precinct99() Intent {
 			},
 			{Name: "githubstub", Namespace: apps, Ports: []int{8443}, HealthPort: health, MTLS: true, Package: programs + "githubstub"},
 			{Name: "intruder", Namespace: apps, Package: programs + "workload", Args: []string{"serve"}},
-			{Name: "postgres", Namespace: "99-data", Ports: []int{5432}, Runs: Postgres, Database: "precinct"},
+			{Name: "postgres", Namespace: "99-data", Ports: []int{postgres.Port, postgres.AdminPort}, Runs: Postgres, Database: "precinct"},
 			{Name: "vault", Namespace: "99-vault", Ports: []int{8200}, Runs: Vault},
 		},
 		Edges: []Edge{
 			{From: "frontend", To: "backend", Port: 8000, Authenticated: true},
 			{From: "backend", To: "vault", Port: 8200, Authenticated: true},
-			{From: "backend", To: "postgres", Port: 5432, Authenticated: true},
+			{From: "backend", To: "postgres", Port: postgres.Port, Authenticated: true},
 			{From: "backend", To: "githubstub", Port: 8443},
-			{From: "vault", To: "postgres", Port: 5432},
+			{From: "vault", To: "postgres", Port: postgres.AdminPort},
 		},
 	}
 }

@@ -24,11 +24,17 @@ func VaultSettings(in Intent) (vault.Settings, error) {
 	if err != nil {
 		return vault.Settings{}, fmt.Errorf("intent: trust domain: %w", err)
 	}
-	issuer := deploy.Issuer(deploy.Config{})
-	s := vault.Settings{Issuer: issuer, KeysURL: issuer + "/keys", AuditID: deploy.AdminID(td)}
+	s := vault.Settings{
+		Issuer:  deploy.Issuer(deploy.Config{}),
+		Keys:    vault.Endpoint{Address: deploy.KeysAddress(deploy.Config{}), ID: deploy.OIDCID(td)},
+		AuditID: deploy.AdminID(td),
+	}
 	for _, w := range in.Workloads {
 		if w.Runs == Postgres {
-			s.Databases = append(s.Databases, vault.Database{Name: w.Database, Host: w.Host(), Port: w.Ports[0], Superuser: postgres.Superuser})
+			s.Databases = append(s.Databases, vault.Database{
+				Name: w.Database, Superuser: postgres.Superuser,
+				Endpoint: vault.Endpoint{Address: fmt.Sprintf("%s:%d", w.Host(), postgres.AdminPort), ID: in.ID(w)},
+			})
 		}
 		if w.Access == nil {
 			continue
@@ -48,15 +54,20 @@ func (s *Stack) vaultConfig(ctx context.Context, w Workload) (vault.Config, erro
 	if err != nil {
 		return vault.Config{}, err
 	}
+	settings, err := VaultSettings(s.cfg.Intent)
+	if err != nil {
+		return vault.Config{}, err
+	}
 	return vault.Config{
 		Namespace: w.Namespace, Name: w.Name, Flavor: s.cfg.Vault, ID: s.cfg.Intent.ID(w),
-		UnsealerImage: unsealer.ref, SocketDir: socketDir, StorageClass: localClass,
+		UnsealerImage: unsealer.ref, Tunnels: settings.Tunnels(), SocketDir: socketDir, StorageClass: localClass,
 	}, nil
 }
 
 func (s *Stack) postgresConfig(w Workload) postgres.Config {
+	vault, _ := s.cfg.Intent.Running(Vault)
 	return postgres.Config{
-		Namespace: w.Namespace, Name: w.Name, Database: w.Database,
+		Namespace: w.Namespace, Name: w.Name, Database: w.Database, Admin: s.cfg.Intent.ID(vault),
 		SocketDir: socketDir, StorageClass: localClass,
 	}
 }
@@ -103,6 +114,12 @@ func (s *Stack) applySecrets(ctx context.Context) error {
 	up := func(what string) {
 		phase.Progress(ctx, "%s after %s", what, time.Since(began).Round(100*time.Millisecond))
 	}
+	// The databases first: Vault's tunnels want their names to resolve.
+	for _, w := range s.databases() {
+		if err := postgres.Install(ctx, cluster, s.postgresConfig(w)); err != nil {
+			return err
+		}
+	}
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		if err := vault.Install(groupCtx, cluster, cfg); err != nil {
@@ -122,11 +139,7 @@ func (s *Stack) applySecrets(ctx context.Context) error {
 	})
 	for _, w := range s.databases() {
 		group.Go(func() error {
-			cfg := s.postgresConfig(w)
-			if err := postgres.Install(groupCtx, cluster, cfg); err != nil {
-				return err
-			}
-			if err := postgres.WaitReady(groupCtx, cluster, cfg); err != nil {
+			if err := postgres.WaitReady(groupCtx, cluster, s.postgresConfig(w)); err != nil {
 				return err
 			}
 			up("PostgreSQL " + w.Name + " is ready")

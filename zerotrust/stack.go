@@ -19,6 +19,7 @@ import (
 	"github.com/org/spire-vault-99-action/cilium"
 	"github.com/org/spire-vault-99-action/images"
 	"github.com/org/spire-vault-99-action/images/fromsource"
+	"github.com/org/spire-vault-99-action/internal/ghostunnel"
 	"github.com/org/spire-vault-99-action/internal/kube"
 	"github.com/org/spire-vault-99-action/internal/spiffehelper"
 	"github.com/org/spire-vault-99-action/kindx"
@@ -45,6 +46,7 @@ const (
 	SPIREAgent    = "ghcr.io/spiffe/spire-agent:1.13.3"
 	SPIREOIDC     = "ghcr.io/spiffe/oidc-discovery-provider:1.13.3"
 	HelperImage   = spiffehelper.Image
+	TunnelImage   = ghostunnel.Image
 )
 
 // The programs of this module that the stack brings along, beside the applications.
@@ -65,10 +67,10 @@ func (c Config) ThirdPartyImages() []string {
 		if c.Vault == vault.OpenBao {
 			image = vault.OpenBaoImage
 		}
-		all = append(all, image, HelperImage)
+		all = append(all, image, HelperImage, TunnelImage)
 	}
 	if _, ok := c.Intent.Running(Postgres); ok {
-		all = append(all, postgres.Image, HelperImage)
+		all = append(all, postgres.Image, HelperImage, TunnelImage)
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
@@ -240,10 +242,14 @@ func (s *Stack) bundle(ctx context.Context) (*x509bundle.Bundle, error) {
 }
 
 func (s *Stack) spireConfig() deploy.Config {
-	return deploy.Config{
+	cfg := deploy.Config{
 		TrustDomain: s.td, ClusterName: s.cfg.Intent.Name,
 		ServerImage: SPIREServer, AgentImage: SPIREAgent, OIDCImage: SPIREOIDC,
 	}
+	if w, ok := s.cfg.Intent.Running(Vault); ok {
+		cfg.KeyReaders = []spiffeid.ID{s.cfg.Intent.ID(w)}
+	}
+	return cfg
 }
 
 func (s *Stack) ciliumConfig() cilium.Config {

@@ -42,7 +42,7 @@ func TestAsk(t *testing.T) {
 		"it hangs up in the handshake": {hangsUp, anyone, false, "", true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := ask(t.Context(), tc.addr, tc.cfg)
+			got, err := ask(t.Context(), tc.addr, tc.cfg, knockHTTP("/"))
 			if (err != nil) != tc.fails {
 				t.Fatalf("got %+v, %v", got, err)
 			}
@@ -53,32 +53,37 @@ func TestAsk(t *testing.T) {
 	}
 }
 
-// Only the one code says that a session without TLS is refused for what it is.
-func TestStartPlain(t *testing.T) {
+// What PostgreSQL says at the end of a session is its code; anything else is no answer.
+func TestStartSession(t *testing.T) {
 	message := func(kind byte, body string) string {
 		n := len(body) + 4
 		return string([]byte{kind, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}) + body
 	}
 	for name, tc := range map[string]struct{ answer, want, err string }{
-		"refused":          {message('E', "SFATAL\x00VFATAL\x00C28000\x00Mno pg_hba.conf entry\x00\x00"), "refused with code 28000", ""},
-		"a password asked": {message('R', "\x00\x00\x00\x0a"), "", "not with an error"},
-		"another refusal":  {message('E', "SFATAL\x00C57P03\x00Mstarting up\x00\x00"), "", "code 57P03"},
-		"no code":          {message('E', "SFATAL\x00\x00"), "", "has no code"},
-		"cut short":        {"E\x00", "", "has no code"},
-		"silence":          {"", "", "starting a session without TLS"},
+		"refused":              {message('E', "SFATAL\x00VFATAL\x00C28000\x00Mno pg_hba.conf entry\x00\x00"), notAuthorized, ""},
+		"another refusal":      {message('E', "SFATAL\x00C57P03\x00Mstarting up\x00\x00"), "57P03", ""},
+		"no password asked":    {message('R', "\x00\x00\x00\x00") + message('Z', "I"), "", "took nobody without a password"},
+		"cut short":            {"E\x00", "", "unexpected EOF"},
+		"it closes":            {"", "", "EOF"},
+		"another protocol":     {"HTTP/1.1 400 Bad Request\r\n\r\n", "", "starting a session"},
+		"an unknown way to it": {message('R', "\x00\x00\x00\x63"), "", "starting a session"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			addr := listen(t, func(c net.Conn) {
 				defer c.Close()
-				first := make([]byte, len(startupMessage))
-				if _, err := io.ReadFull(c, first); err != nil || string(first) != startupMessage || int(first[3]) != len(first) {
-					t.Errorf("the first message is %q, %v", first, err)
-				}
+				_, _ = c.Read(make([]byte, 1024))
 				_, _ = io.WriteString(c, tc.answer)
 			})
-			got, err := startPlain(t.Context(), addr)
+			conn, err := connect(t.Context(), addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := startSession(t.Context(), conn, nil, "nobody")
 			if got != tc.want || (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {
 				t.Errorf("got %q, %v; want %q, %q", got, err, tc.want, tc.err)
+			}
+			if strings.HasSuffix(tc.err, "EOF") != (err != nil && ended(err)) {
+				t.Errorf("ended: %v", err)
 			}
 		})
 	}

@@ -35,6 +35,7 @@ var rules = map[string]rule{
 	"internal/ociruntime/shim": {speaks: true, without: []string{"."}},
 	"internal/manifest":        {without: []string{"."}},
 	"internal/spiffehelper":    {imports: []string{"internal/manifest"}, without: []string{"."}},
+	"internal/ghostunnel":      {imports: []string{"internal/manifest"}, tests: []string{"internal/run", "spire", "spire/spiretest", "images/fromsource/sourcetest"}, without: []string{"k8s.io", kind, helm}},
 	"internal/golden":          {forTests: true, speaks: true}, // tests get -update from it
 	"internal/importrules":     {},
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/org/spire-vault-99-action/internal/ghostunnel"
 	"github.com/org/spire-vault-99-action/spire"
 )
 
@@ -65,6 +66,9 @@ type Config struct {
 
 	// Images, by default those of SPIRE 1.13.3 on ghcr.io.
 	ServerImage, AgentImage, OIDCImage string
+	// TunnelImage is ghostunnel's, for KeyReaders; by default the release that its
+	// arguments are written for.
+	TunnelImage string
 	// PullPolicy of all containers. "" is IfNotPresent.
 	PullPolicy string
 
@@ -98,6 +102,9 @@ type Config struct {
 	// OIDCDomains are host names by which the discovery document may be asked for,
 	// besides those of the service. Ports do not matter.
 	OIDCDomains []string
+	// KeyReaders may also fetch the keys over SPIFFE mTLS, at port KeysPort of the
+	// service, by the host name 127.0.0.1. With none there is no such port.
+	KeyReaders []spiffeid.ID
 
 	// VerifyKubelet has agents check their kubelet's certificate against the cluster's
 	// authority. Kubelets sign their own unless serverTLSBootstrap is on.
@@ -157,6 +164,15 @@ func Entries(cfg Config) []spire.Entry {
 	}
 }
 
+// KeysAddress is where KeyReaders find the keys of JWT-SVIDs, at the path /keys; the server
+// there is OIDCID.
+func KeysAddress(cfg Config) string {
+	return fmt.Sprintf("spire-oidc.%s.svc.cluster.local:%d", cfg.withDefaults().Namespace, KeysPort)
+}
+
+// KeysPort is that of KeysAddress, of the service and of its pods.
+const KeysPort = 8443
+
 // Issuer is the "iss" of the JWT-SVIDs of an installation, and the URL below which their
 // keys are to be had.
 func Issuer(cfg Config) string { return cfg.withDefaults().JWTIssuer }
@@ -170,6 +186,7 @@ func (c Config) withDefaults() Config {
 	c.ServerImage = cmp.Or(c.ServerImage, ServerImage)
 	c.AgentImage = cmp.Or(c.AgentImage, AgentImage)
 	c.OIDCImage = cmp.Or(c.OIDCImage, OIDCImage)
+	c.TunnelImage = cmp.Or(c.TunnelImage, ghostunnel.Image)
 	c.PullPolicy = cmp.Or(c.PullPolicy, "IfNotPresent")
 	if c.AdminIDs == nil {
 		c.AdminIDs = []spiffeid.ID{spire.CiliumOperatorID(c.TrustDomain)}
@@ -205,7 +222,7 @@ func (c Config) check() error {
 		bad("ClusterName %q: it becomes part of SPIFFE IDs: %v", c.ClusterName, err)
 	}
 	for name, value := range map[string]string{
-		"ServerImage": c.ServerImage, "AgentImage": c.AgentImage, "OIDCImage": c.OIDCImage,
+		"ServerImage": c.ServerImage, "AgentImage": c.AgentImage, "OIDCImage": c.OIDCImage, "TunnelImage": c.TunnelImage,
 		"StorageSize": c.StorageSize, "StorageClass": cmp.Or(c.StorageClass, "none"),
 	} {
 		if !plain.MatchString(value) {
@@ -228,9 +245,9 @@ func (c Config) check() error {
 			bad("%s %s: want a second or more", name, d)
 		}
 	}
-	for _, id := range slices.Concat(c.AdminIDs, c.AuthorizedDelegates) {
+	for _, id := range slices.Concat(c.AdminIDs, c.AuthorizedDelegates, c.KeyReaders) {
 		if !id.MemberOf(c.TrustDomain) {
-			bad("AdminIDs, AuthorizedDelegates: %s is not of trust domain %s", id, c.TrustDomain)
+			bad("AdminIDs, AuthorizedDelegates, KeyReaders: %s is not of trust domain %s", id, c.TrustDomain)
 		}
 	}
 	if u, err := url.Parse(c.JWTIssuer); err != nil || u.Scheme == "" || u.Host == "" {

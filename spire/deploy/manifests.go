@@ -11,6 +11,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/org/spire-vault-99-action/internal/ghostunnel"
 	"github.com/org/spire-vault-99-action/internal/manifest"
 )
 
@@ -33,6 +34,8 @@ type values struct {
 	ServerAddress                   string // where agents find the server
 	ServerPort, AgentHealthPort     int
 	ServerConf, AgentConf, OIDCConf string
+	KeysTunnel                      string // YAML, "" for none
+	KeysPort                        int
 }
 
 // Manifests are the YAML documents of an installation, in the order in which Install
@@ -58,12 +61,25 @@ func newRenderer(cfg Config, serverAddress string) (*renderer, error) {
 	r := &renderer{values{
 		Config: cfg, NodeStorage: cfg.Storage == StorageNode,
 		ServerAddress: cmp.Or(serverAddress, "spire-server."+cfg.Namespace+".svc"),
-		ServerPort:    serverPort, AgentHealthPort: agentHealthPort,
+		ServerPort:    serverPort, AgentHealthPort: agentHealthPort, KeysPort: KeysPort,
 	}}
 	v := &r.values
 	v.AdminIDs = append([]spiffeid.ID{AdminID(cfg.TrustDomain)}, cfg.AdminIDs...)
 	host := "spire-oidc." + cfg.Namespace
 	v.OIDCDomains = append([]string{"spire-oidc", host, host + ".svc", host + ".svc.cluster.local"}, cfg.OIDCDomains...)
+	if len(cfg.KeyReaders) > 0 {
+		v.OIDCDomains = append(v.OIDCDomains, "127.0.0.1")
+		tunnel, err := ghostunnel.Container(
+			ghostunnel.Config{Image: cfg.TunnelImage, PullPolicy: cfg.PullPolicy, Volume: "sockets"},
+			ghostunnel.Tunnel{
+				Name: "tunnel", Mode: ghostunnel.Server, Listen: fmt.Sprintf("0.0.0.0:%d", KeysPort),
+				Target: "127.0.0.1:8080", Peers: cfg.KeyReaders, StatusPort: 8091,
+			}, false)
+		if err != nil {
+			return nil, fmt.Errorf("SPIRE: %w", err)
+		}
+		v.KeysTunnel = tunnel
+	}
 	for _, conf := range []struct {
 		name string
 		to   *string

@@ -40,6 +40,7 @@ var custom = Config{
 	Storage:             StorageNode,
 	CATTL:               24 * time.Hour, X509TTL: 2 * time.Hour, JWTTTL: time.Minute, SyncInterval: 5 * time.Second,
 	JWTIssuer: "https://id.corp.example", OIDCDomains: []string{"id.corp.example"},
+	KeyReaders: []spiffeid.ID{spiffeid.RequireFromString("spiffe://corp.example/vault")}, TunnelImage: "r.example/tunnel:1",
 	VerifyKubelet: true, LogLevel: "DEBUG",
 }
 

@@ -1,6 +1,7 @@
 // Package postgres runs one PostgreSQL server in a cluster, with an SVID as its TLS
-// identity. Its clients need a password and, but for Vault, an SVID of the same trust
-// domain. The superuser's first password lies in a Secret until Vault has changed it.
+// identity. Its clients need a password and an SVID of the same trust domain. The
+// superuser is admitted on AdminPort alone, to one SPIFFE ID; its first password lies in
+// a Secret until Vault has changed it.
 package postgres
 
 import (
@@ -12,11 +13,13 @@ import (
 	"fmt"
 	"regexp"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
+	"github.com/org/spire-vault-99-action/internal/ghostunnel"
 	"github.com/org/spire-vault-99-action/internal/kube"
 	"github.com/org/spire-vault-99-action/internal/manifest"
 	"github.com/org/spire-vault-99-action/internal/spiffehelper"
@@ -28,16 +31,23 @@ var files embed.FS
 // Image is the one that the manifests are written for.
 const Image = "docker.io/library/postgres:15-bookworm"
 
-// Port is where the server listens.
-const Port = 5432
+// Port is where the server listens. AdminPort is that of the tunnel (SPIFFE mTLS) that the
+// superuser comes in by.
+const (
+	Port      = 5432
+	AdminPort = 5433
+)
 
 // Superuser is the user that Vault is.
 const Superuser = "postgres"
 
+// socketDir is where the server, and the tunnel, have its local socket.
+const socketDir = "/var/run/postgresql"
+
 // fieldManager owns what is applied.
 const fieldManager = "zerotrust-postgres"
 
-// Config says what to install. Database is required, the rest works as it is.
+// Config says what to install. Database and Admin are required, the rest works as it is.
 type Config struct {
 	// Namespace, and the name of StatefulSet, Service and service account. "" is
 	// "postgres" for both. The namespace must exist.
@@ -45,9 +55,11 @@ type Config struct {
 	// Database in the server: a lower-case word. The groups <database>_owner and
 	// <database>_rw are made with it.
 	Database string
-	// Image, HelperImage (spiffe-helper) and PullPolicy: "" is Image, the release
-	// that the helper's configuration is written for, and IfNotPresent.
-	Image, HelperImage, PullPolicy string
+	// Admin is who alone comes in by AdminPort: Vault.
+	Admin spiffeid.ID
+	// Image, HelperImage (spiffe-helper), TunnelImage (ghostunnel) and PullPolicy: "" is
+	// Image, the releases that the manifests are written for, and IfNotPresent.
+	Image, HelperImage, TunnelImage, PullPolicy string
 	// SocketDir is the folder of the Workload API's agent.sock on the nodes. "" is
 	// /run/spire/sockets.
 	SocketDir string
@@ -61,18 +73,22 @@ var word = regexp.MustCompile(`^[a-z][a-z0-9_]{0,39}$`)
 func (c Config) withDefaults() (Config, error) {
 	c.Namespace, c.Name = cmp.Or(c.Namespace, "postgres"), cmp.Or(c.Name, "postgres")
 	c.Image, c.HelperImage = cmp.Or(c.Image, Image), cmp.Or(c.HelperImage, spiffehelper.Image)
+	c.TunnelImage = cmp.Or(c.TunnelImage, ghostunnel.Image)
 	c.PullPolicy = cmp.Or(c.PullPolicy, "IfNotPresent")
 	c.SocketDir = cmp.Or(c.SocketDir, "/run/spire/sockets")
 	c.StorageSize = cmp.Or(c.StorageSize, "256Mi")
-	var bad error
+	var faults []error
 	if !word.MatchString(c.Database) {
-		bad = fmt.Errorf("Config.Database %q: want a lower-case word of at most 40 letters, digits and _", c.Database)
+		faults = append(faults, fmt.Errorf("Config.Database %q: want a lower-case word of at most 40 letters, digits and _", c.Database))
 	}
-	err := errors.Join(bad, manifest.Plain(map[string]string{
-		"Namespace": c.Namespace, "Name": c.Name, "Image": c.Image, "HelperImage": c.HelperImage, "PullPolicy": c.PullPolicy,
-		"SocketDir": c.SocketDir, "StorageSize": c.StorageSize, "StorageClass": cmp.Or(c.StorageClass, "none"),
+	if c.Admin.IsZero() {
+		faults = append(faults, errors.New("Config.Admin is required"))
+	}
+	faults = append(faults, manifest.Plain(map[string]string{
+		"Namespace": c.Namespace, "Name": c.Name, "Image": c.Image, "HelperImage": c.HelperImage, "TunnelImage": c.TunnelImage,
+		"PullPolicy": c.PullPolicy, "SocketDir": c.SocketDir, "StorageSize": c.StorageSize, "StorageClass": cmp.Or(c.StorageClass, "none"),
 	}))
-	if err != nil {
+	if err := errors.Join(faults...); err != nil {
 		return c, fmt.Errorf("postgres: %w", err)
 	}
 	return c, nil
@@ -92,8 +108,11 @@ func (c Config) open(cluster *rest.Config) (Config, *kube.Client, error) {
 // the first installation until Vault has changed the password.
 func (c Config) BootstrapSecret() string { return c.Name + "-bootstrap" }
 
-// Superuser is for the templates.
+// Superuser and AdminPort are for the templates.
 func (c Config) Superuser() string { return Superuser }
+
+// AdminPort is the port of the same name.
+func (c Config) AdminPort() int { return AdminPort }
 
 // Manifests are the YAML documents of an installation, less the Secret: a pure
 // function of cfg.
@@ -103,10 +122,14 @@ func Manifests(cfg Config) ([]byte, error) {
 		return nil, err
 	}
 	sidecar := spiffehelper.Config{Image: cfg.HelperImage, PullPolicy: cfg.PullPolicy, User: 999, Socket: cfg.SocketDir}
+	tunnel := ghostunnel.Tunnel{
+		Name: "tunnel", Mode: ghostunnel.Server, Listen: fmt.Sprintf("0.0.0.0:%d", AdminPort),
+		Target: "unix:" + socketDir + "/.s.PGSQL.5432", Peers: []spiffeid.ID{cfg.Admin}, StatusPort: 8091,
+	}
 	v := struct {
 		Config
-		SVID                                          any
-		HBA, Roles, HelperConf, Helper, HelperVolumes string
+		SVID                                                  any
+		HBA, Roles, HelperConf, Helper, HelperVolumes, Tunnel string
 	}{Config: cfg, SVID: spiffehelper.Files}
 	render := func(name string) (string, error) {
 		text, err := manifest.Render(files, "manifests/"+name, v, nil)
@@ -121,6 +144,9 @@ func Manifests(cfg Config) ([]byte, error) {
 		{&v.HelperConf, spiffehelper.Conf},
 		{&v.Helper, func() (string, error) { return spiffehelper.Container(sidecar) }},
 		{&v.HelperVolumes, func() (string, error) { return spiffehelper.Volumes(sidecar, cfg.Name) }},
+		{&v.Tunnel, func() (string, error) {
+			return ghostunnel.Container(ghostunnel.Config{Image: cfg.TunnelImage, PullPolicy: cfg.PullPolicy, Volume: "spire-socket", Mounts: map[string]string{"run": socketDir}}, tunnel, true)
+		}},
 	} {
 		if *part.to, err = part.make(); err != nil {
 			return nil, fmt.Errorf("postgres: %w", err)

@@ -4,11 +4,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/org/spire-vault-99-action/internal/golden"
 )
 
 func TestManifests(t *testing.T) {
-	got, err := Manifests(Config{Database: "orders", StorageClass: "local"})
+	got, err := Manifests(Config{Database: "orders", Admin: spiffeid.RequireFromString("spiffe://demo.local/ns/vault/sa/vault"), StorageClass: "local"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,7 +25,7 @@ func TestBadConfig(t *testing.T) {
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	for _, want := range []string{"Config.Database", `Config.Name "a b"`} {
+	for _, want := range []string{"Config.Database", "Config.Admin is required", `Config.Name "a b"`} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("not told: %s\nin: %v", want, err)
 		}

@@ -8,6 +8,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/org/spire-vault-99-action/internal/ghostunnel"
 	"github.com/org/spire-vault-99-action/internal/manifest"
 	"github.com/org/spire-vault-99-action/internal/spiffehelper"
 )
@@ -43,6 +44,10 @@ type Config struct {
 	// HelperImage is spiffe-helper's, by default the release that its configuration is
 	// written for. UnsealerImage holds the program of zerotrust/vault/unsealer.
 	HelperImage, UnsealerImage string
+	// TunnelImage is ghostunnel's, by default the release that its arguments are written
+	// for. Tunnels are those of the Settings that the server is to have.
+	TunnelImage string
+	Tunnels     []Tunnel
 	// PullPolicy of all containers. "" is IfNotPresent.
 	PullPolicy string
 	// ID is the server's SPIFFE ID, by its service account; Bundle is what it is
@@ -61,6 +66,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.Flavor = cmp.Or(c.Flavor, Vault)
 	c.Image = cmp.Or(c.Image, map[Flavor]string{Vault: VaultImage, OpenBao: OpenBaoImage}[c.Flavor])
 	c.HelperImage = cmp.Or(c.HelperImage, spiffehelper.Image)
+	c.TunnelImage = cmp.Or(c.TunnelImage, ghostunnel.Image)
 	c.PullPolicy = cmp.Or(c.PullPolicy, "IfNotPresent")
 	c.SocketDir = cmp.Or(c.SocketDir, "/run/spire/sockets")
 	c.StorageSize = cmp.Or(c.StorageSize, "256Mi")
@@ -73,8 +79,11 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	faults = append(faults, manifest.Plain(map[string]string{
 		"Namespace": c.Namespace, "Name": c.Name, "Image": c.Image, "HelperImage": c.HelperImage, "UnsealerImage": c.UnsealerImage,
-		"PullPolicy": c.PullPolicy, "SocketDir": c.SocketDir, "StorageSize": c.StorageSize, "StorageClass": cmp.Or(c.StorageClass, "none"),
+		"TunnelImage": c.TunnelImage, "PullPolicy": c.PullPolicy, "SocketDir": c.SocketDir, "StorageSize": c.StorageSize, "StorageClass": cmp.Or(c.StorageClass, "none"),
 	}))
+	for _, t := range c.Tunnels {
+		faults = append(faults, manifest.Plain(map[string]string{"Tunnels.Name": t.Name, "Tunnels.Address": t.Address}))
+	}
 	if err := errors.Join(faults...); err != nil {
 		return c, fmt.Errorf("vault: %w", err)
 	}

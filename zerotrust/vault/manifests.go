@@ -4,6 +4,9 @@ import (
 	"embed"
 	"fmt"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/org/spire-vault-99-action/internal/ghostunnel"
 	"github.com/org/spire-vault-99-action/internal/manifest"
 	"github.com/org/spire-vault-99-action/internal/spiffehelper"
 )
@@ -20,8 +23,8 @@ func Manifests(cfg Config) ([]byte, error) {
 	sidecar := spiffehelper.Config{Image: cfg.HelperImage, PullPolicy: cfg.PullPolicy, User: 100, Socket: cfg.SocketDir}
 	v := struct {
 		Config
-		SVID                                   any
-		HCL, HelperConf, Helper, HelperVolumes string
+		SVID                                            any
+		HCL, HelperConf, Helper, HelperVolumes, Tunnels string
 	}{Config: cfg, SVID: spiffehelper.Files}
 	hcl, err := manifest.Render(files, "manifests/vault.hcl.tmpl", v, nil)
 	if err != nil {
@@ -36,6 +39,18 @@ func Manifests(cfg Config) ([]byte, error) {
 	}
 	if v.HelperVolumes, err = spiffehelper.Volumes(sidecar, cfg.Name); err != nil {
 		return nil, err
+	}
+	for i, t := range cfg.Tunnels {
+		text, err := ghostunnel.Container(
+			ghostunnel.Config{Image: cfg.TunnelImage, PullPolicy: cfg.PullPolicy, Volume: "spire-socket"},
+			ghostunnel.Tunnel{
+				Name: "tunnel-" + t.Name, Mode: ghostunnel.Client, Listen: fmt.Sprintf("127.0.0.1:%d", t.Port),
+				Target: t.Address, Peers: []spiffeid.ID{t.ID}, StatusPort: firstStatusPort + i,
+			}, true)
+		if err != nil {
+			return nil, fmt.Errorf("vault: tunnel %s: %w", t.Name, err)
+		}
+		v.Tunnels += text
 	}
 	doc, err := manifest.Render(files, "manifests/vault.yaml", v, nil)
 	if err != nil {

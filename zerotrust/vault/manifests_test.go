@@ -10,7 +10,7 @@ import (
 )
 
 func TestManifests(t *testing.T) {
-	base := Config{ID: spiffeid.RequireFromString("spiffe://demo.local/ns/vault/sa/vault"), UnsealerImage: "r/unsealer:1", StorageClass: "local"}
+	base := Config{ID: spiffeid.RequireFromString("spiffe://demo.local/ns/vault/sa/vault"), UnsealerImage: "r/unsealer:1", Tunnels: settings().Tunnels(), StorageClass: "local"}
 	bao := base
 	bao.Flavor = OpenBao
 	for name, cfg := range map[string]Config{"vault": base, "openbao": bao} {

@@ -13,12 +13,12 @@ import (
 func settings() Settings {
 	id := spiffeid.RequireFromString
 	return Settings{
-		Issuer: "http://oidc", KeysURL: "http://oidc/keys", AuditID: id("spiffe://d/admin"),
+		Issuer: "http://oidc", Keys: Endpoint{"oidc:8443", id("spiffe://d/oidc")}, AuditID: id("spiffe://d/admin"),
 		Access: []Access{
 			{Name: "shop", ID: id("spiffe://d/ns/a/sa/shop"), KV: true, Database: "orders"},
 			{Name: "mail", ID: id("spiffe://d/ns/a/sa/mail"), KV: true},
 		},
-		Databases: []Database{{Name: "orders", Host: "pg.a.svc", Port: 5432, Superuser: "postgres"}},
+		Databases: []Database{{"orders", "postgres", Endpoint{"pg.a.svc:5433", id("spiffe://d/ns/a/sa/pg")}}},
 	}
 }
 

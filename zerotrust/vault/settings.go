@@ -2,14 +2,11 @@ package vault
 
 import (
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-
-	"github.com/org/spire-vault-99-action/internal/spiffehelper"
 )
 
 // Where things are mounted in Vault.
@@ -36,8 +33,9 @@ const (
 // Settings are what Vault is to be configured with. What is not in them does not
 // exist in the mounts above.
 type Settings struct {
-	// Issuer is the "iss" of JWT-SVIDs, KeysURL where their keys are to be had.
-	Issuer, KeysURL string
+	// Issuer is the "iss" of JWT-SVIDs. Keys is where their keys are to be had.
+	Issuer string
+	Keys   Endpoint
 	// AuditID may read the configuration, under AuditRole.
 	AuditID   spiffeid.ID
 	Access    []Access
@@ -56,9 +54,37 @@ type Access struct {
 // Database is a PostgreSQL server of which Vault is the superuser.
 type Database struct {
 	Name      string // of the database in it
-	Host      string // as in the DNS name of its SVID
-	Port      int
 	Superuser string
+	Endpoint
+}
+
+// Endpoint is a server that Vault calls over SPIFFE mTLS.
+type Endpoint struct {
+	Address string      // host:port
+	ID      spiffeid.ID // who it must be
+}
+
+// Tunnel is the way to an Endpoint: a port in Vault's own pod, where a sidecar takes
+// what Vault sends and passes it on over SPIFFE mTLS. Vault itself knows no SPIFFE IDs.
+type Tunnel struct {
+	Name string // among the tunnels
+	Port int    // on 127.0.0.1
+	Endpoint
+}
+
+// firstPort and firstStatusPort are those of the first tunnel; the others follow.
+const (
+	firstPort       = 15000
+	firstStatusPort = 8091
+)
+
+// Tunnels are the ways that the settings need, for Config.
+func (s Settings) Tunnels() []Tunnel {
+	all := []Tunnel{{"keys", firstPort, s.Keys}}
+	for i, d := range s.Databases {
+		all = append(all, Tunnel{strings.ReplaceAll(d.Name, "_", "-"), firstPort + 1 + i, d.Endpoint})
+	}
+	return all
 }
 
 // UserRole and SchemaRole are the two kinds of users that a workload may get: one for
@@ -82,10 +108,10 @@ type Object struct {
 func Objects(s Settings) []Object {
 	var all []Object
 	add := func(path string, data map[string]any) { all = append(all, Object{path, data}) }
-	add("auth/"+AuthPath+"/config", map[string]any{"jwks_url": s.KeysURL, "bound_issuer": s.Issuer, "default_role": ""})
+	add("auth/"+AuthPath+"/config", map[string]any{"jwks_url": fmt.Sprintf("http://127.0.0.1:%d/keys", firstPort), "bound_issuer": s.Issuer, "default_role": ""})
 	add("sys/policies/acl/"+AuditRole, map[string]any{"policy": auditPolicy})
 	add(loginRole(AuditRole, s.AuditID, auditTTL, AuditRole))
-	for _, d := range s.Databases {
+	for i, d := range s.Databases {
 		var users []string
 		for _, a := range s.Access {
 			if a.Database == d.Name {
@@ -94,11 +120,9 @@ func Objects(s Settings) []Object {
 		}
 		slices.Sort(users)
 		add(d.configPath(), map[string]any{
-			"plugin_name":   "postgresql-database-plugin",
-			"allowed_roles": users,
-			// The server is known by the name in its SVID. The file is the trust bundle
-			// that the sidecar keeps fresh in Vault's own pod.
-			"connection_details": map[string]any{"connection_url": d.url(), "username": d.Superuser, "max_connection_lifetime": "5m"},
+			"plugin_name":        "postgresql-database-plugin",
+			"allowed_roles":      users,
+			"connection_details": map[string]any{"connection_url": d.url(firstPort + 1 + i), "username": d.Superuser, "max_connection_lifetime": "5m"},
 		})
 	}
 	for _, a := range s.Access {
@@ -116,10 +140,9 @@ func Objects(s Settings) []Object {
 
 func (d Database) configPath() string { return DatabasePath + "/config/" + d.Name }
 
-// url is for the plugin, which puts user and password in.
-func (d Database) url() string {
-	return fmt.Sprintf("postgresql://{{username}}:{{password}}@%s:%d/%s?sslmode=verify-full&sslrootcert=%s&connect_timeout=5",
-		d.Host, d.Port, d.Name, url.QueryEscape(spiffehelper.Bundle))
+// url is for the plugin, which puts user and password in. The port is the tunnel's.
+func (d Database) url(port int) string {
+	return fmt.Sprintf("postgresql://{{username}}:{{password}}@127.0.0.1:%d/%s?sslmode=disable&connect_timeout=5", port, d.Name)
 }
 
 func loginRole(name string, id spiffeid.ID, ttl time.Duration, policies ...string) (string, map[string]any) {
