@@ -17,6 +17,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/org/spire-vault-99-action/internal/filelock"
 )
 
 // refName is the annotation under which index.json keeps an image's key.
@@ -48,7 +50,7 @@ func (c *Cache) init() error {
 	if err := os.MkdirAll(c.blobDir(), 0o755); err != nil {
 		return err
 	}
-	unlock, err := c.lock(context.Background(), indexLock, true)
+	unlock, err := c.lock(context.Background(), indexLock, filelock.Exclusive)
 	if err != nil {
 		return err
 	}
@@ -76,7 +78,7 @@ func (c *Cache) init() error {
 		}
 	}
 	// Only where nobody writes right now can a half blob be told from one in use.
-	if unlock, err := tryLock(filepath.Join(c.dir, blobLock)); err == nil {
+	if unlock, err := filelock.Try(filepath.Join(c.dir, blobLock), filelock.Exclusive); err == nil {
 		defer unlock()
 		return c.removeBlobs(func(name string) bool { return strings.HasPrefix(name, tempPrefix) })
 	}
@@ -143,7 +145,7 @@ func (c *Cache) put(ctx context.Context, key string, img v1.Image) (v1.Image, er
 	}
 	// Shared: any number of Puts at once, but no Prune in between, which would
 	// take the new blobs for garbage.
-	unlock, err := c.lock(ctx, blobLock, false)
+	unlock, err := c.lock(ctx, blobLock, filelock.Shared)
 	if err != nil {
 		return nil, err
 	}
@@ -267,7 +269,7 @@ func (c *Cache) Prune(keep func(key string) bool) error {
 }
 
 func (c *Cache) prune(ctx context.Context, keep func(key string) bool) error {
-	unlock, err := c.lock(ctx, blobLock, true)
+	unlock, err := c.lock(ctx, blobLock, filelock.Exclusive)
 	if err != nil {
 		return err
 	}
@@ -328,7 +330,7 @@ func (c *Cache) readIndex() (v1.IndexManifest, error) {
 
 // editIndex changes index.json under its lock and puts it in place in one step.
 func (c *Cache) editIndex(ctx context.Context, edit func(*v1.IndexManifest)) error {
-	unlock, err := c.lock(ctx, indexLock, true)
+	unlock, err := c.lock(ctx, indexLock, filelock.Exclusive)
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/org/spire-vault-99-action/internal/filelock"
 )
 
 // The test binary plays a second process when asked to.
@@ -272,7 +274,7 @@ func TestCachePutCancelled(t *testing.T) {
 
 func TestCacheLockHonoursContext(t *testing.T) {
 	c := openTestCache(t)
-	unlock, err := c.lock(t.Context(), blobLock, true)
+	unlock, err := c.lock(t.Context(), blobLock, filelock.Exclusive)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package kindx
 import (
 	"context"
 	"errors"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -284,28 +283,5 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 	m.have[0].state = "running"
 	if c, err := openCluster(t.Context(), cfg, m); err != nil || c.Created || string(c.kubeconfig) != "kubeconfig of c" {
 		t.Errorf("%+v, %v", c, err)
-	}
-}
-
-func TestLockKeepsRunsApart(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "deep", "c.lock")
-	unlock, err := lockFile(t.Context(), path, func() { t.Error("nobody held it") })
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	waited := false
-	if _, err := lockFile(ctx, path, func() { waited = true }); !errors.Is(err, context.DeadlineExceeded) || !waited {
-		t.Errorf("held by another: %v, waited %v", err, waited)
-	}
-	unlock()
-	again, err := lockFile(t.Context(), path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	again()
-	if _, err := os.Stat(path); err != nil {
-		t.Errorf("the file stays, or two could lock two of the same name: %v", err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/org/spire-vault-99-action/internal/filelock"
 	"github.com/org/spire-vault-99-action/internal/ociruntime"
 )
 
@@ -103,7 +104,7 @@ func ensureEngine(ctx context.Context, cfg EngineConfig, h engineHost) (Engine, 
 			return Engine{}, fmt.Errorf("engine state folder: %w", err)
 		}
 		cfg.StateDir = dir
-		unlock, err := lockFile(ctx, filepath.Join(dir, "engine.lock"), func() {
+		unlock, err := filelock.Take(ctx, filepath.Join(dir, "engine.lock"), filelock.Exclusive, func() {
 			sink{"engine", cfg.OnEvent}.say("waiting for another process that sets it up")
 		})
 		if err != nil {

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/org/spire-vault-99-action/internal/filelock"
 )
 
 // record is this machine's note that a cluster is being made or removed. It is
@@ -59,7 +61,7 @@ func lockCluster(ctx context.Context, cfg Config) (unlock func(), err error) {
 	if cfg.StateDir == "" {
 		return func() {}, nil
 	}
-	return lockFile(ctx, filepath.Join(cfg.StateDir, cfg.Name+".lock"), func() {
+	return filelock.Take(ctx, filepath.Join(cfg.StateDir, cfg.Name+".lock"), filelock.Exclusive, func() {
 		sink{cfg.Name, cfg.OnEvent}.say("waiting for another run that works on it")
 	})
 }

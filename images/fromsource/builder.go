@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/org/spire-vault-99-action/images"
+	"github.com/org/spire-vault-99-action/internal/filelock"
 	"github.com/org/spire-vault-99-action/internal/ociruntime"
 	"github.com/org/spire-vault-99-action/internal/run"
 )
@@ -37,8 +38,9 @@ type Builder struct {
 	shim      string // the source of the runtime shim, for the key
 	progress  *progress
 
-	mu   sync.Mutex
-	once map[string]*shared
+	mu     sync.Mutex
+	once   map[string]*shared
+	unlock func() // gives the folder back to other processes; nil while it is not ours
 }
 
 // shared is something that several images need: built by the first one.
@@ -75,8 +77,22 @@ func Refs() ([]string, error) {
 }
 
 // Close removes what building left behind: binaries, root file systems and,
-// unless KeepModules, the downloaded modules. The images stay.
+// unless KeepModules, the downloaded modules. The images stay. If another process builds in
+// the folder now, what is there is its to remove.
 func (b *Builder) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.unlock == nil {
+		unlock, err := filelock.Try(b.lockFile(), filelock.Exclusive)
+		if errors.Is(err, filelock.ErrHeld) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("cleaning %s: %w", b.cfg.Dir, err)
+		}
+		b.unlock = unlock
+	}
+	defer func() { b.unlock(); b.unlock = nil }()
 	err := os.RemoveAll(b.workDir())
 	if !b.cfg.KeepModules {
 		err = errors.Join(err, b.dropModules())
@@ -95,6 +111,23 @@ func (b *Builder) dropModules() error {
 	return os.RemoveAll(b.modCache())
 }
 
+// own makes the folder ours until Close: another process's Close would remove what is
+// built here.
+func (b *Builder) own(ctx context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.unlock != nil {
+		return nil
+	}
+	unlock, err := filelock.Take(ctx, b.lockFile(), filelock.Exclusive, func() { b.progress.waiting(b.lockFile()) })
+	if err != nil {
+		return fmt.Errorf("building from source: %w", err)
+	}
+	b.unlock = unlock
+	return nil
+}
+
+func (b *Builder) lockFile() string { return filepath.Join(b.cfg.Dir, "lock") }
 func (b *Builder) workDir() string  { return filepath.Join(b.cfg.Dir, "work") }
 func (b *Builder) modCache() string { return filepath.Join(b.cfg.Dir, "modules") }
 
@@ -134,10 +167,37 @@ func (b *Builder) Image(ctx context.Context, ref string) (v1.Image, error) {
 }
 
 // Images returns the images, built unless they are in the cache. An interrupted
-// call leaves finished images and binaries for the next one.
+// call leaves finished images and binaries for the next one. While another process builds
+// in the folder it waits, and finds what that one has built.
 func (b *Builder) Images(ctx context.Context, refs ...string) (map[string]v1.Image, error) {
-	have := map[string]v1.Image{}
-	var missing []imageOf
+	have, missing, err := b.missing(refs)
+	if err != nil || len(missing) == 0 {
+		return have, err
+	}
+	if err := b.own(ctx); err != nil {
+		return have, err
+	}
+	if have, missing, err = b.missing(refs); err != nil || len(missing) == 0 {
+		return have, err
+	}
+	if err := b.prepare(ctx, missing); err != nil {
+		return have, err
+	}
+	for _, spec := range missing {
+		img, err := b.make(ctx, spec, have)
+		if err != nil {
+			return have, fmt.Errorf("image %s: %w", spec.spec.Ref, err)
+		}
+		have[spec.spec.Ref] = img
+		b.progress.image(spec.spec.Ref)
+	}
+	return have, nil
+}
+
+// missing divides the images, and those that they carry, into cached ones and ones to
+// build, in the order in which that is possible.
+func (b *Builder) missing(refs []string) (have map[string]v1.Image, missing []imageOf, err error) {
+	have = map[string]v1.Image{}
 	seen := map[string]bool{}
 	var want func(ref string) error
 	want = func(ref string) error {
@@ -167,24 +227,10 @@ func (b *Builder) Images(ctx context.Context, refs ...string) (map[string]v1.Ima
 	}
 	for _, ref := range refs {
 		if err := want(ref); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	if len(missing) == 0 {
-		return have, nil
-	}
-	if err := b.prepare(ctx, missing); err != nil {
-		return have, err
-	}
-	for _, spec := range missing {
-		img, err := b.make(ctx, spec, have)
-		if err != nil {
-			return have, fmt.Errorf("image %s: %w", spec.spec.Ref, err)
-		}
-		have[spec.spec.Ref] = img
-		b.progress.image(spec.spec.Ref)
-	}
-	return have, nil
+	return have, missing, nil
 }
 
 // make assembles one image and puts it into the cache.

@@ -66,6 +66,16 @@ func (p *progress) plan(recipes int) {
 	p.planned += recipes
 }
 
+// waiting says that another process builds now, which holds the lock file.
+func (p *progress) waiting(lock string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.start.IsZero() {
+		p.start = p.now()
+	}
+	p.event("waiting for another process that builds, which holds "+lock, true)
+}
+
 // packages says how many packages a recipe has.
 func (p *progress) packages(recipe string, n int) {
 	p.mu.Lock()

@@ -30,6 +30,7 @@ var rules = map[string]rule{
 	// internal: what the others stand on. It knows nothing of them.
 	"internal/run":             {without: []string{"."}},
 	"internal/redact":          {without: []string{"."}},
+	"internal/filelock":        {without: []string{clientGo, kind, helm}},
 	"internal/kube":            {without: []string{kind, helm}},
 	"internal/ociruntime":      {imports: []string{"internal/run"}, without: []string{"."}},
 	"internal/ociruntime/shim": {speaks: true, without: []string{"."}},
@@ -47,9 +48,9 @@ var rules = map[string]rule{
 	"cilium":          {imports: []string{"internal/..."}, without: []string{kind}},
 	"kindx":           {imports: []string{"internal/..."}, without: []string{helm}},
 	// The image benchmark loads into a real cluster, beside kind's own way.
-	"images":                        {imports: []string{"internal/run", "internal/redact"}, tests: []string{"kindx", "images/fromsource/sourcetest"}, without: []string{clientGo, kind, helm}},
-	"images/fromsource":             {imports: []string{"images", "internal/run", "internal/redact", "internal/ociruntime"}, without: []string{clientGo, kind, helm}},
-	"images/fromsource/sourcetest":  {forTests: true, imports: []string{"images", "images/fromsource"}, without: []string{clientGo, kind, helm}},
+	"images":                        {imports: []string{"internal/run", "internal/redact", "internal/filelock"}, tests: []string{"kindx", "images/fromsource/sourcetest"}, without: []string{clientGo, kind, helm}},
+	"images/fromsource":             {imports: []string{"images", "internal/run", "internal/redact", "internal/ociruntime", "internal/filelock"}, without: []string{clientGo, kind, helm}},
+	"images/fromsource/sourcetest":  {forTests: true, imports: []string{"images", "images/fromsource", "internal/filelock"}, without: []string{clientGo, kind, helm}},
 	"images/fromsource/recipes/...": {speaks: true, without: []string{"."}}, // programs that go into images
 
 	// zerotrust puts them together.

@@ -17,10 +17,10 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"golang.org/x/sys/unix"
 
 	"github.com/org/spire-vault-99-action/images"
 	"github.com/org/spire-vault-99-action/images/fromsource"
+	"github.com/org/spire-vault-99-action/internal/filelock"
 )
 
 // File is one regular file of an image.
@@ -54,9 +54,11 @@ func binaries(ctx context.Context, log logf, files []File) (string, error) {
 	if err := os.MkdirAll(store, 0o755); err != nil {
 		return "", err
 	}
-	// Tests of several packages run at once, each in its process, and builders
-	// must not share their folder.
-	unlock, err := lock(ctx, filepath.Join(store, "lock"), log)
+	// Tests of several packages run at once, each in its process.
+	name := filepath.Join(store, "lock")
+	unlock, err := filelock.Take(ctx, name, filelock.Exclusive, func() {
+		log("waiting for %s: another test looks for its programs, or builds them", name)
+	})
 	if err != nil {
 		return "", err
 	}
@@ -151,35 +153,6 @@ func place(ctx context.Context, store string, files []File, found map[string]v1.
 		}
 	}
 	return dir, os.Rename(half, dir)
-}
-
-// lock takes the lock file for this process, or returns ctx's error. The kernel
-// gives it back when the process dies.
-func lock(ctx context.Context, name string, log logf) (unlock func(), err error) {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for waited := false; ; waited = true {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		switch {
-		case err == nil:
-			return func() { _ = f.Close() }, nil // closing gives the lock back
-		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
-			_ = f.Close()
-			return nil, fmt.Errorf("lock %s: %w", name, err)
-		case !waited:
-			log("waiting for %s: another test looks for its programs, or builds them", name)
-		}
-		select {
-		case <-ctx.Done():
-			_ = f.Close()
-			return nil, fmt.Errorf("wait for lock %s, which another process holds: %w", name, ctx.Err())
-		case <-tick.C:
-		}
-	}
 }
 
 // sparse logs an event that is about something new, and of the others one an

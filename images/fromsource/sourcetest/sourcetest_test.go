@@ -2,7 +2,6 @@ package sourcetest
 
 import (
 	"archive/tar"
-	"context"
 	"fmt"
 	"io/fs"
 	"os"
@@ -168,28 +167,6 @@ func TestPlace(t *testing.T) {
 	if again := must(ax, by); again != dir || content(t, dir, "x") != "1" {
 		t.Errorf("after a half one: %s, want %s", again, dir)
 	}
-}
-
-func TestLock(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "lock")
-	unlock, err := lock(t.Context(), name, t.Logf)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	said := 0
-	_, err = lock(ctx, name, func(string, ...any) {
-		said++
-		cancel() // it was seen to wait
-	})
-	if err == nil || !strings.Contains(err.Error(), "another process holds") || said != 1 {
-		t.Errorf("the lock was given twice: %v; said %d times that it waits", err, said)
-	}
-	unlock()
-	if unlock, err = lock(t.Context(), name, t.Logf); err != nil {
-		t.Fatal(err)
-	}
-	unlock()
 }
 
 func TestSparse(t *testing.T) {
