@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	corev1 "k8s.io/api/core/v1"
 	"maps"
 	"slices"
 	"strings"
@@ -354,10 +355,30 @@ func (s *Stack) WorkloadChecks(prefix string) []phase.Check {
 	return all
 }
 
+// checkImage compares the image of the pods with the intent's, by reference alone: it is
+// for whoever made it to say what it is.
+func (s *Stack) checkImage(ctx context.Context, w Workload) (phase.Evidence, error) {
+	ev := phase.Evidence{Want: fmt.Sprintf("%d ready pods of %s", max(1, w.Replicas), w.Image), Source: "API server"}
+	client, err := s.kube(ctx)
+	if err != nil {
+		return ev, err
+	}
+	pods, err := client.ReadyPods(ctx, w.Namespace, "app="+w.Name)
+	if err != nil {
+		return ev, err
+	}
+	pods = slices.DeleteFunc(pods, func(p corev1.Pod) bool { return p.Spec.Containers[0].Image != w.Image })
+	ev.Got = fmt.Sprintf("%d ready pods of %s", len(pods), w.Image)
+	return ev, same(ev)
+}
+
 // checkWorkload compares the pods' images with the one built, by reference and, on the
 // node of each pod, by digest.
 func (s *Stack) checkWorkload(ctx context.Context, w Workload) (phase.Evidence, error) {
 	ev := phase.Evidence{Source: "go build; API server; containerd on the pods' nodes"}
+	if w.Package == "" {
+		return s.checkImage(ctx, w)
+	}
 	built, err := s.program(ctx, w.Package)
 	if err != nil {
 		return ev, err

@@ -133,7 +133,9 @@ func (s *Stack) checkOutside(ctx context.Context) (phase.Evidence, error) {
 	}
 	for _, w := range s.cfg.Intent.Workloads {
 		for _, p := range w.listens() {
-			ports[p] = true
+			if !p.UDP { // which refuses nobody
+				ports[p.Number] = true
+			}
 		}
 	}
 	for _, p := range s.cfg.Intent.published() {

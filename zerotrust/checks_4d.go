@@ -19,13 +19,13 @@ import (
 // Cell is one combination of workload and port that the matrix tries.
 type Cell struct {
 	From, To string
-	Port     int
+	Port     Port
 	Allowed  bool
 	// Authenticated says that the allowing edge asks for authentication.
 	Authenticated bool
 }
 
-func (c Cell) String() string { return fmt.Sprintf("%s → %s:%d", c.From, c.To, c.Port) }
+func (c Cell) String() string { return fmt.Sprintf("%s → %s:%s", c.From, c.To, c.Port) }
 
 // Matrix is every workload against every port of every other workload.
 func Matrix(in Intent) []Cell {
@@ -62,7 +62,7 @@ func (s *Stack) checks4D() []phase.Check {
 	var all []phase.Check
 	for _, cell := range Matrix(s.cfg.Intent) {
 		c := phase.Check{Name: "edge " + cell.String(), Edge: &phase.Edge{
-			From: cell.From, To: cell.To, Port: fmt.Sprint(cell.Port), Allowed: cell.Allowed, Authenticated: cell.Authenticated,
+			From: cell.From, To: cell.To, Port: cell.Port.String(), Allowed: cell.Allowed, Authenticated: cell.Authenticated,
 		}}
 		if cell.Allowed {
 			c.Doc = "The intent allows this edge: the probe gets through, and Hubble saw it forwarded."
@@ -90,7 +90,7 @@ func (s *Stack) probe(ctx context.Context, cell Cell, timeout time.Duration) (co
 	if err != nil {
 		return pods[0], probe.Attempt{}, err
 	}
-	attempt, err := prober.Try(ctx, pods[0], fmt.Sprintf("%s:%d", to.Host(), cell.Port), timeout)
+	attempt, err := prober.Try(ctx, pods[0], fmt.Sprintf("%s:%d", to.Host(), cell.Port.Number), timeout)
 	return pods[0], attempt, err
 }
 
@@ -131,7 +131,7 @@ func (s *Stack) proveAllowed(ctx context.Context, log *flowLog, cell Cell) (phas
 		return s.sameAttempt(f, pod, r, cell) && f.Verdict == "FORWARDED" && (!cell.Authenticated || f.AuthType == "SPIRE")
 	})
 	if !seen {
-		return ev, errors.Join(fmt.Errorf("the probe connected, but Hubble told of no forwarded flow from %s port %d to port %d (authenticated: %t) within %s",
+		return ev, errors.Join(fmt.Errorf("the probe connected, but Hubble told of no forwarded flow from %s port %d to port %s (authenticated: %t) within %s",
 			pod.Name, r.LocalPort, cell.Port, cell.Authenticated, hubblePatience), log.complete())
 	}
 	ev.Got = "connected; " + f.String()
@@ -159,7 +159,7 @@ func (s *Stack) proveDenied(ctx context.Context, log *flowLog, cell Cell) (phase
 	}
 	f, seen := log.find(ctx, hubblePatience, func(f cilium.Flow) bool { return s.sameAttempt(f, pod, r, cell) && f.Verdict == "DROPPED" })
 	if !seen {
-		return ev, errors.Join(fmt.Errorf("the probe got no answer, but Hubble told of no drop from %s port %d to port %d within %s",
+		return ev, errors.Join(fmt.Errorf("the probe got no answer, but Hubble told of no drop from %s port %d to port %s within %s",
 			pod.Name, r.LocalPort, cell.Port, hubblePatience), log.complete())
 	}
 	ev.Got = f.DropReason + "; " + f.String()
@@ -174,7 +174,7 @@ func (s *Stack) proveDenied(ctx context.Context, log *flowLog, cell Cell) (phase
 func (s *Stack) sameAttempt(f cilium.Flow, pod corev1.Pod, r probe.Attempt, cell Cell) bool {
 	to, _ := s.cfg.Intent.Workload(cell.To)
 	return f.Source.Namespace == pod.Namespace && f.Source.Pod == pod.Name && int(f.Source.Port) == r.LocalPort &&
-		f.Destination.Namespace == to.Namespace && strings.HasPrefix(f.Destination.Pod, to.Name+"-") && int(f.Destination.Port) == cell.Port
+		f.Destination.Namespace == to.Namespace && strings.HasPrefix(f.Destination.Pod, to.Name+"-") && int(f.Destination.Port) == cell.Port.Number
 }
 
 // flowLog hears Hubble from its first use on and keeps what it heard.

@@ -34,7 +34,7 @@ func (s *Stack) checkMTLS(ctx context.Context, w Workload) (phase.Evidence, erro
 		return phase.Evidence{}, err
 	}
 	return s.checkListener(ctx, listener{
-		namespace: w.Namespace, pod: pods[0].Name, port: w.Ports[0],
+		namespace: w.Namespace, pod: pods[0].Name, port: w.Ports[0].Number,
 		server: s.cfg.Intent.ID(w), caller: callers(s.cfg.Intent, w)[0], try: knockHTTP("/"),
 	})
 }

@@ -172,7 +172,7 @@ func (s *Stack) forwarded(ctx context.Context, w Workload) (net.Conn, func(), er
 	if err != nil {
 		return nil, nil, err
 	}
-	forward, err := client.Forward(ctx, w.Namespace, w.Name+"-0", w.Ports[0])
+	forward, err := client.Forward(ctx, w.Namespace, w.Name+"-0", w.Ports[0].Number)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -2,10 +2,12 @@ package zerotrust
 
 import (
 	"bytes"
+	"cmp"
 	_ "embed"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"sigs.k8s.io/yaml"
@@ -49,25 +51,38 @@ const (
 func Policies(in Intent) ([]byte, error) {
 	var all []object
 	for _, w := range in.Workloads {
-		ingress, egress := []any{}, []any{dnsRule()}
+		ingress, egress := []any{}, []any{}
+		var hosts []string
 		for _, e := range in.Edges {
 			if e.To == w.Name {
-				from, _ := in.Workload(e.From)
-				rule := object{"fromEndpoints": []any{selector(from)}, "toPorts": tcp(e.Port)}
+				rule := object{"toPorts": toPort(e.Port)}
+				switch from, _ := in.Workload(e.From); {
+				case e.From == Outside:
+					// By way of any node, which may be another one than the pod's.
+					rule["fromEntities"] = []any{"world", "host", "remote-node"}
+				case e.namespace() != "":
+					rule["fromEndpoints"] = []any{object{"matchLabels": object{namespaceLabel: e.namespace()}}}
+				default:
+					rule["fromEndpoints"] = []any{selector(from)}
+				}
 				if e.Authenticated {
 					rule["authentication"] = object{"mode": "required"}
 				}
 				ingress = append(ingress, rule)
 			}
-			if e.From == w.Name {
-				to, _ := in.Workload(e.To)
-				egress = append(egress, object{"toEndpoints": []any{selector(to)}, "toPorts": tcp(e.Port)})
+			if !e.starts(w) || e.To == w.Name {
+				continue
 			}
+			rule := object{"toPorts": toPort(e.Port)}
+			if host := e.host(); host != "" {
+				rule["toFQDNs"], hosts = []any{object{"matchName": host}}, append(hosts, host)
+			} else {
+				to, _ := in.Workload(e.To)
+				rule["toEndpoints"] = []any{selector(to)}
+			}
+			egress = append(egress, rule)
 		}
-		if w.Publish != nil {
-			// From outside by way of any node, which may be another one than the pod's.
-			ingress = append(ingress, object{"fromEntities": []any{"world", "host", "remote-node"}, "toPorts": tcp(w.Ports[0])})
-		}
+		egress = append([]any{dnsRule(hosts)}, egress...)
 		if w.Runs == Vault {
 			egress = append(egress, oidcRule())
 		}
@@ -93,16 +108,27 @@ func selector(w Workload) object {
 	return object{"matchLabels": object{namespaceLabel: w.Namespace, accountLabel: w.Account()}}
 }
 
-func tcp(port int) []any {
-	return []any{object{"ports": []any{object{"port": fmt.Sprint(port), "protocol": "TCP"}}}}
+func toPort(p Port) []any {
+	return []any{object{"ports": []any{object{"port": fmt.Sprint(p.Number), "protocol": p.Protocol()}}}}
 }
 
-func dnsRule() object {
+// dnsRule lets a workload look names up. One that may connect to hosts outside the cluster
+// has its lookups go through Cilium's own proxy, which learns the hosts' addresses from
+// the answers, and lets no other names out.
+func dnsRule(hosts []string) object {
+	rule := object{"ports": []any{
+		object{"port": "53", "protocol": "UDP"}, object{"port": "53", "protocol": "TCP"},
+	}}
+	if len(hosts) > 0 {
+		names := []any{object{"matchPattern": "*.cluster.local"}}
+		for _, host := range hosts {
+			names = append(names, object{"matchName": host})
+		}
+		rule["rules"] = object{"dns": names}
+	}
 	return object{
 		"toEndpoints": []any{object{"matchLabels": object{namespaceLabel: "kube-system", "k8s-app": "kube-dns"}}},
-		"toPorts": []any{object{"ports": []any{
-			object{"port": "53", "protocol": "UDP"}, object{"port": "53", "protocol": "TCP"},
-		}}},
+		"toPorts":     []any{rule},
 	}
 }
 
@@ -110,7 +136,7 @@ func dnsRule() object {
 func oidcRule() object {
 	return object{
 		"toEndpoints": []any{object{"matchLabels": object{namespaceLabel: "spire-system", accountLabel: "spire-oidc"}}},
-		"toPorts":     tcp(deploy.KeysPort),
+		"toPorts":     toPort(TCP(deploy.KeysPort)),
 	}
 }
 
@@ -142,18 +168,20 @@ const guardedLabel = "zerotrust.guarded"
 var admission []byte
 
 // Manifests derives the applications' service accounts, Deployments and Services as a
-// YAML stream. image names the image of each; what runs a server is left out.
+// YAML stream. image names the image of each that is built from a package; what runs a server, or is
+// there already, is left out.
 func Manifests(in Intent, image map[string]string) ([]byte, error) {
 	var all []object
 	for _, w := range in.applications() {
-		if image[w.Name] == "" {
+		ref := cmp.Or(w.Image, image[w.Name])
+		if ref == "" {
 			return nil, fmt.Errorf("intent: workload %s: no image given", w.Name)
 		}
 		env, err := Environment(in, w)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, w.objects(image[w.Name], env)...)
+		all = append(all, w.objects(ref, env)...)
 	}
 	return stream(all)
 }
@@ -163,8 +191,10 @@ func (w Workload) objects(image string, env map[string]string) []object {
 	match := object{"app": w.Name}
 	var containerPorts, servicePorts, variables []any
 	for _, p := range w.listens() {
-		containerPorts = append(containerPorts, object{"containerPort": p, "protocol": "TCP"})
-		servicePorts = append(servicePorts, object{"name": fmt.Sprintf("tcp-%d", p), "port": p, "protocol": "TCP"})
+		containerPorts = append(containerPorts, object{"containerPort": p.Number, "protocol": p.Protocol()})
+		servicePorts = append(servicePorts, object{
+			"name": strings.ToLower(fmt.Sprintf("%s-%d", p.Protocol(), p.Number)), "port": p.Number, "protocol": p.Protocol(),
+		})
 	}
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		variables = append(variables, object{"name": name, "value": env[name]})
@@ -191,8 +221,8 @@ func (w Workload) objects(image string, env map[string]string) []object {
 		}
 		container["startupProbe"] = object{"httpGet": object{"path": "/health/live", "port": w.HealthPort}, "periodSeconds": 1, "failureThreshold": 60}
 		container["readinessProbe"], container["livenessProbe"] = probe("/health/ready", 2), probe("/health/live", 10)
-	case len(w.Ports) > 0:
-		container["readinessProbe"] = object{"tcpSocket": object{"port": w.Ports[0]}, "periodSeconds": 2}
+	case len(w.Ports) > 0 && !w.Ports[0].UDP:
+		container["readinessProbe"] = object{"tcpSocket": object{"port": w.Ports[0].Number}, "periodSeconds": 2}
 	}
 	account := meta()
 	account["name"] = w.Account()
@@ -236,7 +266,7 @@ func (w Workload) objects(image string, env map[string]string) []object {
 		all = append(all, object{
 			"apiVersion": "v1", "kind": "Service", "metadata": public,
 			"spec": object{"type": "NodePort", "selector": match, "ports": []any{
-				object{"name": "public", "port": w.Ports[0], "protocol": "TCP", "nodePort": p.NodePort},
+				object{"name": "public", "port": w.Ports[0].Number, "protocol": "TCP", "nodePort": p.NodePort},
 			}},
 		})
 	}

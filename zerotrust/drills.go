@@ -150,7 +150,7 @@ func (s *Stack) drillMove(ctx context.Context, site Site, w Workload) (ev phase.
 			_ = becomeClusterIP(clean, client, w)
 		}
 	}()
-	open := fmt.Appendf(nil, `{"spec":{"type":"NodePort","ports":[{"port":%d,"nodePort":%d}]}}`, w.Ports[0], drillPort)
+	open := fmt.Appendf(nil, `{"spec":{"type":"NodePort","ports":[{"port":%d,"nodePort":%d}]}}`, w.Ports[0].Number, drillPort)
 	if _, err := client.Clientset().CoreV1().Services(w.Namespace).Patch(ctx, w.Name, types.StrategicMergePatchType, open, metav1.PatchOptions{FieldManager: Owner}); err != nil {
 		return ev, err
 	}

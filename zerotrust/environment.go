@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -47,7 +48,7 @@ func Environment(in Intent, w Workload) (map[string]string, error) {
 	if a := w.Access; a != nil {
 		server, _ := in.Running(Vault)
 		grant := vault.Access{Name: w.Name}
-		env["VAULT_ADDR"] = fmt.Sprintf("https://%s:%d", server.Host(), server.Ports[0])
+		env["VAULT_ADDR"] = fmt.Sprintf("https://%s:%s", server.Host(), server.Ports[0])
 		env["VAULT_SPIFFE_ID"] = in.ID(server).String()
 		env["VAULT_AUTH_PATH"], env["VAULT_ROLE"], env["VAULT_AUDIENCE"] = vault.AuthPath, w.Name, vault.Audience
 		if a.KV {
@@ -75,20 +76,21 @@ func edgesOf(in Intent, w Workload) []reach {
 	for _, cell := range Matrix(in) {
 		if cell.From == w.Name {
 			to, _ := in.Workload(cell.To)
-			all = append(all, reach{cell.To, fmt.Sprintf("%s:%d", to.Host(), cell.Port), cell.Allowed})
+			all = append(all, reach{cell.To, fmt.Sprintf("%s:%d", to.Host(), cell.Port.Number), cell.Allowed})
 		}
 	}
 	return all
 }
 
-// callers are the SPIFFE IDs that have an edge to the workload, in the edges' order.
+// callers are the SPIFFE IDs of the intent that have an edge to the workload, in the
+// edges' order.
 func callers(in Intent, w Workload) []spiffeid.ID {
 	var all []spiffeid.ID
-	seen := map[string]bool{}
 	for _, e := range in.Edges {
-		if from, _ := in.Workload(e.From); e.To == w.Name && !seen[e.From] {
-			seen[e.From] = true
-			all = append(all, in.ID(from))
+		for _, from := range in.Workloads {
+			if id := in.ID(from); e.To == w.Name && from.Name != w.Name && e.starts(from) && !slices.Contains(all, id) {
+				all = append(all, id)
+			}
 		}
 	}
 	return all

@@ -14,10 +14,10 @@ func ExampleMatrix() {
 	intent := zerotrust.Intent{
 		Name: "shop", TrustDomain: "shop.example",
 		Workloads: []zerotrust.Workload{
-			{Name: "web", Namespace: "shop", Ports: []int{8080}},
-			{Name: "db", Namespace: "shop", Ports: []int{5432}},
+			{Name: "web", Namespace: "shop", Ports: []zerotrust.Port{zerotrust.TCP(8080)}},
+			{Name: "db", Namespace: "shop", Ports: []zerotrust.Port{zerotrust.TCP(5432)}},
 		},
-		Edges: []zerotrust.Edge{{From: "web", To: "db", Port: 5432, Authenticated: true}},
+		Edges: []zerotrust.Edge{{From: "web", To: "db", Port: zerotrust.TCP(5432), Authenticated: true}},
 	}
 	for _, cell := range zerotrust.Matrix(intent) {
 		fmt.Println(cell, "allowed:", cell.Allowed)

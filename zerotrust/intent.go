@@ -1,55 +1,55 @@
 package zerotrust
 
 import (
-	"errors"
+	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/org/spire-vault-99-action/spire"
-	"github.com/org/spire-vault-99-action/zerotrust/postgres"
 )
 
 // Intent says who may talk to whom: the workloads of a cluster and the edges
 // between them. What is not named is denied. Everything else (SPIRE entries,
 // policies, the probes that prove them) is derived from it.
 type Intent struct {
-	Name        string     // of the cluster
-	TrustDomain string     // of SPIRE, for example "demo.local"
-	Workloads   []Workload // in any order; names are unique
-	Edges       []Edge     // the allowed edges
+	Name        string     `json:"name"`        // of the cluster
+	TrustDomain string     `json:"trustDomain"` // of SPIRE, for example "demo.local"
+	Workloads   []Workload `json:"workloads"`   // in any order; names are unique
+	Edges       []Edge     `json:"edges"`       // the allowed edges
 }
 
 // Workload is one application or server: pods that share a service account, which
 // is its identity.
 type Workload struct {
-	Name           string // also its Deployment's (or StatefulSet's), Service's and, unless set, service account's
-	Namespace      string
-	ServiceAccount string // default: Name
-	Ports          []int  // TCP ports that it serves; none for a pure client
+	Name           string `json:"name"` // also its Deployment's (or StatefulSet's), Service's and, unless set, service account's
+	Namespace      string `json:"namespace"`
+	ServiceAccount string `json:"serviceAccount,omitempty"` // default: Name
+	Ports          []Port `json:"ports,omitempty"`          // that it serves; none for a pure client
 	// HealthPort is a TCP port, beside Ports, where /health/live and /health/ready
 	// answer the kubelet in plain HTTP. No edge may lead there. 0 for none.
-	HealthPort int
+	HealthPort int `json:"healthPort,omitempty"`
 
-	// Runs says that it is a server which this module brings along; empty for an
-	// application of your own, and then Package is needed.
-	Runs     Server
-	Database string // with Postgres: the name of the database in it
+	// What it runs is one of three, or nothing: then it is there already, deployed by
+	// somebody else.
+	Runs    Server `json:"runs,omitempty"`    // a server which this module brings along
+	Package string `json:"package,omitempty"` // a Go main package that its image is built from
+	Image   string `json:"image,omitempty"`   // an image that the nodes pull
 
-	Package  string // Go main package that its image is built from
-	Args     []string
-	Env      map[string]string // besides what is derived: see Environment
-	Replicas int               // default 1
+	Database string            `json:"database,omitempty"` // with Postgres: the name of the database in it
+	Args     []string          `json:"args,omitempty"`
+	Env      map[string]string `json:"env,omitempty"`      // besides what is derived: see Environment
+	Replicas int               `json:"replicas,omitempty"` // default 1
 	// MTLS says that its first port speaks mTLS with its SVID, and accepts the callers
 	// that have an edge to it alone: 4C puts that to the test.
-	MTLS bool
+	MTLS bool `json:"mtls,omitempty"`
 	// Publish makes its first port one of this machine's.
-	Publish *Publish
+	Publish *Publish `json:"publish,omitempty"`
 	// Access is what it may have from Vault; nil for nothing.
-	Access *Access
+	Access *Access `json:"access,omitempty"`
 }
 
 // Server is a server that this module brings along.
@@ -63,26 +63,103 @@ const (
 
 // Publish says where a workload can be reached from outside the cluster.
 type Publish struct {
-	HostPort int // on 127.0.0.1 of this machine
-	NodePort int // on the nodes, 30000 to 32767
+	HostPort int `json:"hostPort"` // on 127.0.0.1 of this machine
+	NodePort int `json:"nodePort"` // on the nodes, 30000 to 32767
 }
 
 // Access says what a workload may have from Vault, logging in with its JWT-SVID.
 type Access struct {
-	KV       bool   // KV secrets below its own name
-	Database string // name of the Postgres workload that it gets users of; "" for none
+	KV       bool   `json:"kv,omitempty"`       // KV secrets below its own name
+	Database string `json:"database,omitempty"` // name of the Postgres workload that it gets users of; "" for none
 }
 
-// Edge allows connections from one workload to a port of another.
+// Port is a port of a protocol. In YAML and in text it is "8000" or "53/UDP".
+type Port struct {
+	Number int
+	UDP    bool // else TCP
+}
+
+// TCP is the TCP port of that number.
+func TCP(number int) Port { return Port{Number: number} }
+
+// UDP is the UDP port of that number.
+func UDP(number int) Port { return Port{Number: number, UDP: true} }
+
+func (p Port) String() string {
+	if p.UDP {
+		return fmt.Sprintf("%d/UDP", p.Number)
+	}
+	return strconv.Itoa(p.Number)
+}
+
+// Protocol is "TCP" or "UDP".
+func (p Port) Protocol() string {
+	if p.UDP {
+		return "UDP"
+	}
+	return "TCP"
+}
+
+// MarshalJSON makes it a number if it is a TCP port, and else a string.
+func (p Port) MarshalJSON() ([]byte, error) {
+	if p.UDP {
+		return json.Marshal(p.String())
+	}
+	return json.Marshal(p.Number)
+}
+
+// UnmarshalText reads "8000", "8000/TCP" or "53/UDP".
+func (p *Port) UnmarshalText(text []byte) error {
+	number, protocol, given := strings.Cut(string(text), "/")
+	n, err := strconv.Atoi(number)
+	if err != nil || given && protocol != "TCP" && protocol != "UDP" {
+		return fmt.Errorf("port %q: want a number such as 8000, or 53/UDP", text)
+	}
+	*p = Port{n, protocol == "UDP"}
+	return nil
+}
+
+// Edge allows connections from one workload to a port of another. Its ends can also be
+// Outside, a namespace or a host by its DNS name.
 type Edge struct {
-	From, To string // workload names
-	Port     int    // TCP
+	From string `json:"from"` // a workload, Outside, or "namespace:NAME": every pod of it
+	To   string `json:"to"`   // a workload, or "dns:HOST" outside the cluster
+	Port Port   `json:"port"`
 	// Authenticated asks Cilium to have both sides proven by their SPIFFE
 	// identities before the first packet passes.
-	Authenticated bool
+	Authenticated bool `json:"authenticated,omitempty"`
 }
 
-func (e Edge) String() string { return fmt.Sprintf("%s → %s:%d", e.From, e.To, e.Port) }
+// Outside is everything that is not in the cluster, as the From of an Edge.
+const Outside = "outside"
+
+const (
+	namespacePrefix = "namespace:"
+	dnsPrefix       = "dns:"
+)
+
+func (e Edge) String() string { return fmt.Sprintf("%s → %s:%s", e.From, e.To, e.Port) }
+
+// namespace is the one that the edge is from, "" if it is from a workload or Outside.
+func (e Edge) namespace() string {
+	ns, _ := strings.CutPrefix(e.From, namespacePrefix)
+	if ns == e.From {
+		return ""
+	}
+	return ns
+}
+
+// host is the one outside the cluster that the edge leads to, "" if it leads to a workload.
+func (e Edge) host() string {
+	host, _ := strings.CutPrefix(e.To, dnsPrefix)
+	if host == e.To {
+		return ""
+	}
+	return host
+}
+
+// starts says whether the edge is from that workload, by its name or its namespace.
+func (e Edge) starts(w Workload) bool { return e.From == w.Name || e.namespace() == w.Namespace }
 
 // Account is the workload's service account.
 func (w Workload) Account() string {
@@ -104,9 +181,13 @@ func (in Intent) Workload(name string) (Workload, bool) {
 	return in.Workloads[i], true
 }
 
-// Edge finds the allowed edge between two workloads, if there is one.
-func (in Intent) Edge(from, to string, port int) (Edge, bool) {
-	i := slices.IndexFunc(in.Edges, func(e Edge) bool { return e.From == from && e.To == to && e.Port == port })
+// Edge finds the edge that allows one workload, or Outside, to connect to a port of
+// another, if there is one.
+func (in Intent) Edge(from, to string, port Port) (Edge, bool) {
+	w, _ := in.Workload(from)
+	i := slices.IndexFunc(in.Edges, func(e Edge) bool {
+		return e.To == to && e.Port == port && (e.From == from || w.Name != "" && e.starts(w))
+	})
 	if i < 0 {
 		return Edge{}, false
 	}
@@ -114,11 +195,11 @@ func (in Intent) Edge(from, to string, port int) (Edge, bool) {
 }
 
 // listens are all ports that the workload's pods serve.
-func (w Workload) listens() []int {
+func (w Workload) listens() []Port {
 	if w.HealthPort == 0 {
 		return w.Ports
 	}
-	return append(slices.Clone(w.Ports), w.HealthPort)
+	return append(slices.Clone(w.Ports), TCP(w.HealthPort))
 }
 
 // ID is the workload's SPIFFE ID, zero for an intent that is not valid.
@@ -139,9 +220,9 @@ func (in Intent) Running(s Server) (Workload, bool) {
 	return in.Workloads[i], true
 }
 
-// applications are the workloads that are built from a package.
+// applications are the workloads that are deployed from the intent, servers apart.
 func (in Intent) applications() []Workload {
-	return slices.DeleteFunc(slices.Clone(in.Workloads), func(w Workload) bool { return w.Runs != "" })
+	return slices.DeleteFunc(slices.Clone(in.Workloads), func(w Workload) bool { return w.Package == "" && w.Image == "" })
 }
 
 // Namespaces are the namespaces of the workloads, sorted.
@@ -152,144 +233,4 @@ func (in Intent) Namespaces() []string {
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
-}
-
-// Validate finds everything that is wrong with the intent.
-func (in Intent) Validate() error {
-	var faults []error
-	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf("intent: "+format, args...)) }
-	label := func(what, name string) {
-		if msgs := validation.IsDNS1123Label(name); len(msgs) > 0 {
-			fault("%s %q: %s", what, name, strings.Join(msgs, "; "))
-		}
-	}
-	label("name", in.Name)
-	if td, err := spiffeid.TrustDomainFromString(in.TrustDomain); err != nil {
-		fault("trust domain %q: %v", in.TrustDomain, err)
-	} else if td.Name() != in.TrustDomain {
-		fault("trust domain %q: give its name alone, %q", in.TrustDomain, td.Name())
-	}
-	names, accounts := map[string]bool{}, map[string]string{}
-	for _, w := range in.Workloads {
-		label("workload", w.Name)
-		label("namespace of "+w.Name, w.Namespace)
-		label("service account of "+w.Name, w.Account())
-		if names[w.Name] {
-			fault("workload %q is named twice", w.Name)
-		}
-		names[w.Name] = true
-		id := w.Namespace + "/" + w.Account()
-		if other, taken := accounts[id]; taken {
-			fault("workloads %q and %q share the service account %s, and so one identity", other, w.Name, id)
-		}
-		accounts[id] = w.Name
-		ports := map[int]bool{}
-		for _, p := range w.Ports {
-			if p < 1 || p > 65535 {
-				fault("workload %q: port %d is not between 1 and 65535", w.Name, p)
-			}
-			if ports[p] {
-				fault("workload %q: port %d is named twice", w.Name, p)
-			}
-			ports[p] = true
-		}
-		if ports[w.HealthPort] || w.HealthPort < 0 || w.HealthPort > 65535 {
-			fault("workload %q: health port %d is one of its ports, or none at all", w.Name, w.HealthPort)
-		}
-		faults = append(faults, in.validateServer(w), in.validateAccess(w))
-		if w.MTLS && (len(w.Ports) == 0 || w.Runs != "" || len(callers(in, w)) == 0) {
-			fault("workload %q: for MTLS it needs a package, a port and an edge that leads to it", w.Name)
-		}
-		if p := w.Publish; p != nil && (len(w.Ports) == 0 || p.NodePort < 30000 || p.NodePort > 32767 || p.HostPort < 0 || p.HostPort > 65535) {
-			fault("workload %q: to be published it needs a port, a node port from 30000 to 32767 and a host port", w.Name)
-		}
-	}
-	edges := map[string]bool{}
-	for _, e := range in.Edges {
-		if key := e.String(); edges[key] {
-			fault("edge %s is named twice", e)
-		} else {
-			edges[key] = true
-		}
-		if !names[e.From] {
-			fault("edge %s: no workload %q", e, e.From)
-		}
-		to, known := in.Workload(e.To)
-		if !known {
-			fault("edge %s: no workload %q", e, e.To)
-		} else if !slices.Contains(to.Ports, e.Port) {
-			fault("edge %s: %s serves %v, not port %d", e, e.To, to.Ports, e.Port)
-		}
-		if e.From == e.To {
-			fault("edge %s leads to itself", e)
-		}
-	}
-	return errors.Join(faults...)
-}
-
-// validateServer checks what a workload runs.
-func (in Intent) validateServer(w Workload) error {
-	serves := map[Server][]int{Vault: {8200}, Postgres: {postgres.Port, postgres.AdminPort}}
-	switch ports, known := serves[w.Runs]; {
-	case w.Runs == "" && w.Package == "":
-		return fmt.Errorf("intent: workload %q: it needs a Package, or Runs", w.Name)
-	case w.Runs == "":
-		return nil
-	case !known:
-		return fmt.Errorf("intent: workload %q: it runs %q: use %q or %q", w.Name, w.Runs, Vault, Postgres)
-	case w.Package != "" || w.Replicas > 1 || w.Publish != nil || w.Access != nil || w.HealthPort != 0:
-		return fmt.Errorf("intent: workload %q: what runs %s has no Package, Replicas, Publish, Access or HealthPort", w.Name, w.Runs)
-	case !slices.Equal(w.Ports, ports):
-		return fmt.Errorf("intent: workload %q: %s serves ports %v, not %v", w.Name, w.Runs, ports, w.Ports)
-	case w.Account() != w.Name:
-		return fmt.Errorf("intent: workload %q: what runs %s has the service account of its name", w.Name, w.Runs)
-	case (w.Runs == Postgres) != (w.Database != ""):
-		return fmt.Errorf("intent: workload %q: a Database is for what runs %s, which needs one", w.Name, Postgres)
-	}
-	vault, known := in.Running(Vault)
-	if w.Runs == Vault {
-		if vault.Name != w.Name {
-			return fmt.Errorf("intent: workloads %q and %q both run %s", vault.Name, w.Name, Vault)
-		}
-		return nil
-	}
-	if !known {
-		return fmt.Errorf("intent: workload %q: nobody gets a user of it, for no workload runs %s", w.Name, Vault)
-	}
-	if _, allowed := in.Edge(vault.Name, w.Name, postgres.AdminPort); !allowed {
-		return fmt.Errorf("intent: workload %q: %s makes its users: there is no edge %s", w.Name, Vault, Edge{From: vault.Name, To: w.Name, Port: postgres.AdminPort})
-	}
-	return nil
-}
-
-// validateAccess checks that what a workload may have can be had: the edges that lead
-// there are named, not implied.
-func (in Intent) validateAccess(w Workload) error {
-	if w.Access == nil {
-		return nil
-	}
-	var faults []error
-	fault := func(format string, args ...any) {
-		faults = append(faults, fmt.Errorf("intent: workload %q: access: "+format, append([]any{w.Name}, args...)...))
-	}
-	edge := func(from, to string, port int) {
-		if _, allowed := in.Edge(from, to, port); !allowed {
-			fault("there is no edge %s", Edge{From: from, To: to, Port: port})
-		}
-	}
-	vault, known := in.Running(Vault)
-	if !known || len(vault.Ports) == 0 {
-		fault("no workload runs %s", Vault)
-		return errors.Join(faults...)
-	}
-	edge(w.Name, vault.Name, vault.Ports[0])
-	if w.Access.Database != "" {
-		db, known := in.Workload(w.Access.Database)
-		if !known || db.Runs != Postgres || len(db.Ports) == 0 {
-			fault("database %q is no workload that runs %s", w.Access.Database, Postgres)
-			return errors.Join(faults...)
-		}
-		edge(w.Name, db.Name, postgres.Port)
-	}
-	return errors.Join(faults...)
 }

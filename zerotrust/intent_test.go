@@ -17,17 +17,17 @@ func TestValidateTellsEverything(t *testing.T) {
 	in := Intent{
 		Name: "Not A Label", TrustDomain: "spiffe://x/y",
 		Workloads: []Workload{
-			{Name: "a", Namespace: "n", Ports: []int{80, 80, 70000}},
+			{Name: "a", Namespace: "n", Ports: []Port{TCP(80), TCP(80), TCP(70000)}},
 			{Name: "a", Namespace: "n"},
 			{Name: "b", Namespace: "n", ServiceAccount: "a"},
 		},
 		Edges: []Edge{
-			{From: "a", To: "b", Port: 1},
-			{From: "x", To: "a", Port: 80},
-			{From: "b", To: "a", Port: 80},
-			{From: "b", To: "a", Port: 80},
-			{From: "a", To: "a", Port: 80},
-			{From: "a", To: "y", Port: 80},
+			{From: "a", To: "b", Port: TCP(1)},
+			{From: "x", To: "a", Port: TCP(80)},
+			{From: "b", To: "a", Port: TCP(80)},
+			{From: "b", To: "a", Port: TCP(80)},
+			{From: "a", To: "a", Port: TCP(80)},
+			{From: "a", To: "y", Port: TCP(80)},
 		},
 	}
 	err := in.Validate()
@@ -50,27 +50,28 @@ func TestValidateServersAndAccess(t *testing.T) {
 		change func(*Intent)
 		want   string
 	}{
-		"neither package nor server": {func(in *Intent) { in.Workloads[0].Package = "" }, `workload "frontend": it needs a Package, or Runs`},
+		"a package and an image":     {func(in *Intent) { in.Workloads[0].Image = "r/x:1" }, `workload "frontend": give one of image, package`},
+		"published by somebody else": {func(in *Intent) { in.Workloads[0].Package = "" }, `workload "frontend": only what is deployed from here`},
 		"an unknown server":          {func(in *Intent) { in.Workloads[5].Runs = "redis" }, `it runs "redis": use "vault" or "postgres"`},
-		"a server's other port":      {func(in *Intent) { in.Workloads[4].Ports = []int{5433} }, "postgres serves ports [5432 5433], not [5433]"},
-		"a server with replicas":     {func(in *Intent) { in.Workloads[4].Replicas = 2 }, "what runs postgres has no Package, Replicas"},
-		"a server's account":         {func(in *Intent) { in.Workloads[5].ServiceAccount = "v" }, "has the service account of its name"},
-		"postgres with no database":  {func(in *Intent) { in.Workloads[4].Database = "" }, "a Database is for what runs postgres"},
+		"a server's other port":      {func(in *Intent) { in.Workloads[4].Ports = []Port{TCP(5433)} }, "postgres serves ports [5432 5433], not [5433]"},
+		"a server with replicas":     {func(in *Intent) { in.Workloads[4].Replicas = 2 }, "what runs postgres has no args, env, replicas"},
+		"a server's account":         {func(in *Intent) { in.Workloads[5].ServiceAccount = "v" }, "and the service account of its name"},
+		"postgres with no database":  {func(in *Intent) { in.Workloads[4].Database = "" }, "a database is for what runs postgres"},
 		"two vaults": {func(in *Intent) {
-			in.Workloads = append(in.Workloads, Workload{Name: "v2", Namespace: "x", Ports: []int{8200}, Runs: Vault})
+			in.Workloads = append(in.Workloads, Workload{Name: "v2", Namespace: "x", Ports: []Port{TCP(8200)}, Runs: Vault})
 		}, `workloads "vault" and "v2" both run vault`},
-		"no edge to vault":        {func(in *Intent) { in.Edges = slices.Delete(in.Edges, 1, 2) }, "access: there is no edge backend → vault:8200"},
-		"no edge to the database": {func(in *Intent) { in.Edges = slices.Delete(in.Edges, 2, 3) }, "access: there is no edge backend → postgres:5432"},
-		"vault cannot make users": {func(in *Intent) { in.Edges = slices.Delete(in.Edges, 4, 5) }, "vault makes its users: there is no edge vault → postgres:5433"},
+		"no edge to vault":        {func(in *Intent) { in.Edges = slices.Delete(in.Edges, 2, 3) }, "access: there is no edge backend → vault:8200"},
+		"no edge to the database": {func(in *Intent) { in.Edges = slices.Delete(in.Edges, 3, 4) }, "access: there is no edge backend → postgres:5432"},
+		"vault cannot make users": {func(in *Intent) { in.Edges = slices.Delete(in.Edges, 5, 6) }, "vault makes its users: there is no edge vault → postgres:5433"},
 		"an unknown database":     {func(in *Intent) { in.Workloads[1].Access.Database = "mysql" }, `database "mysql" is no workload that runs postgres`},
 		"access without a vault": {func(in *Intent) {
 			in.Workloads, in.Edges = in.Workloads[:5], slices.DeleteFunc(in.Edges, func(e Edge) bool { return e.From == "vault" || e.To == "vault" })
 		}, "access: no workload runs vault"},
-		"mTLS for nobody":             {func(in *Intent) { in.Workloads[3].MTLS = true }, `workload "intruder": for MTLS it needs`},
+		"mTLS for nobody":             {func(in *Intent) { in.Workloads[3].MTLS = true }, `workload "intruder": for mTLS it needs`},
 		"health on a served port":     {func(in *Intent) { in.Workloads[0].HealthPort = 3000 }, "health port 3000 is one of its ports"},
-		"an edge to a health port":    {func(in *Intent) { in.Edges[0].Port = 8080 }, "backend serves [8000], not port 8080"},
+		"an edge to a health port":    {func(in *Intent) { in.Edges[1].Port = TCP(8080) }, "backend serves [8000], not port 8080"},
 		"a node port out of range":    {func(in *Intent) { in.Workloads[0].Publish.NodePort = 3000 }, "a node port from 30000 to 32767"},
-		"published without any ports": {func(in *Intent) { in.Workloads[3].Publish = &Publish{HostPort: 1, NodePort: 30000} }, `workload "intruder": to be published it needs a port`},
+		"published without any ports": {func(in *Intent) { in.Workloads[3].Publish = &Publish{HostPort: 1, NodePort: 30000} }, `workload "intruder": to be published it needs a TCP port`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := Precinct99()

@@ -20,7 +20,9 @@ type program struct {
 func (s *Stack) programPackages() []string {
 	all := []string{proberPackage}
 	for _, w := range s.cfg.Intent.applications() {
-		all = append(all, w.Package)
+		if w.Package != "" {
+			all = append(all, w.Package)
+		}
 	}
 	if _, ok := s.cfg.Intent.Running(Vault); ok {
 		all = append(all, unsealerPackage)
@@ -79,10 +81,13 @@ func appRepository(in Intent, pkg string) string {
 	return "zerotrust.local/" + in.Name + "/" + path.Base(pkg)
 }
 
-// appImages are the image references of the applications, by workload.
+// appImages are the image references of the applications that are built, by workload.
 func (s *Stack) appImages(ctx context.Context) (map[string]string, error) {
 	all := map[string]string{}
 	for _, w := range s.cfg.Intent.applications() {
+		if w.Package == "" {
+			continue
+		}
 		p, err := s.program(ctx, w.Package)
 		if err != nil {
 			return nil, err

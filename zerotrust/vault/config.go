@@ -28,8 +28,8 @@ const (
 	OpenBaoImage = "quay.io/openbao/openbao:2.4.4"
 )
 
-// port is that of Vault's API.
-const port = 8200
+// Port is that of Vault's API.
+const Port = 8200
 
 // Config says what to install and how to reach it. ID, Bundle and UnsealerImage
 // are required, the rest works as it is; calls about the same installation need the
@@ -92,7 +92,7 @@ func (c Config) withDefaults() (Config, error) {
 
 // Address is the server's URL inside the cluster.
 func (c Config) Address() string {
-	return fmt.Sprintf("https://%s.%s.svc.cluster.local:%d", c.Name, c.Namespace, port)
+	return fmt.Sprintf("https://%s.%s.svc.cluster.local:%d", c.Name, c.Namespace, Port)
 }
 
 // Program is the server's command.

@@ -38,7 +38,7 @@ func Connect(ctx context.Context, cluster *rest.Config, cfg Config) (*Conn, erro
 	if err != nil {
 		return nil, err
 	}
-	forward, err := client.Forward(ctx, cfg.Namespace, cfg.pod(), port)
+	forward, err := client.Forward(ctx, cfg.Namespace, cfg.pod(), Port)
 	if err != nil {
 		return nil, fmt.Errorf("vault: connect to pod %s/%s: %w", cfg.Namespace, cfg.pod(), err)
 	}
