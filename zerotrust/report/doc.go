@@ -1,14 +1,19 @@
 // Package report tells of a run of phases: live on a terminal or as plain lines, as a
-// table at the end, as JSON for machines. It writes to the writers it is given and reads
+// table at the end, as JSON for machines, as JUnit XML for CI systems, as Markdown for a
+// job summary, as an HTML page for people. It writes to the writers it is given and reads
 // nothing of its surroundings: whether there is a terminal, how wide it is and whether
 // to colour is for the caller to say.
 //
+// What a report quotes was said by servers and pods, and is not trusted: no renderer
+// lets it steer a terminal, or be read as markup.
+//
 // # The JSON document
 //
-// [JSON] writes one object, described here for readers in any language. Within one
-// "schemaVersion" (now 1) fields may be added, but none is removed, renamed or given
-// another meaning. Times are RFC 3339 in UTC; durations are numbers of seconds, to the
-// millisecond. Lists are never null. Fields marked ? are left out when empty.
+// [JSON] writes one object, described here for readers in any language, and by [Schema]
+// for their programs. Within one "schemaVersion" (now 1) fields may be added, but none is
+// removed, renamed or given another meaning. Times are RFC 3339 in UTC; durations are
+// numbers of seconds, to the millisecond. Lists are never null. Fields marked ? are left
+// out when empty.
 //
 //	schemaVersion  number   1
 //	ok             bool     every phase and every check passed; nothing else means success

@@ -33,20 +33,8 @@ func table(b *bytes.Buffer, r phase.Report) {
 	t := tabwriter.NewWriter(&rows, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(t, " \tPHASE\tSTATUS\tTIME\tAPPLY\tCHECKS")
 	for _, p := range r.Phases {
-		passed := 0
-		for _, c := range p.Checks {
-			if c.Status == phase.Passed {
-				passed++
-			}
-		}
-		took, apply := "", ""
-		if !p.Started.IsZero() {
-			took = short(p.Duration)
-		}
-		if p.Apply > 0 {
-			apply = short(p.Apply)
-		}
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d of %d\n", mark(p.Status), printable(p.Name), word(p.Status), took, apply, passed, len(p.Checks))
+		took, apply := times(p)
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d of %d\n", mark(p.Status), printable(p.Name), word(p.Status), took, apply, passed(p), len(p.Checks))
 	}
 	_ = t.Flush() // a buffer takes everything
 	for line := range strings.Lines(rows.String()) {
@@ -71,7 +59,7 @@ func trouble(b *bytes.Buffer, p phase.Result) {
 		}
 		e := c.Evidence
 		fmt.Fprintf(b, "  %s %s: %s", mark(c.Status), printable(c.Name), word(c.Status))
-		if why := text(c.Err); why != phase.Want(e.Want, e.Got).Error() { // which the next lines tell
+		if why := why(c); why != "" {
 			fmt.Fprintf(b, ": %s", printable(why))
 		}
 		b.WriteString("\n")
@@ -98,15 +86,10 @@ func metadata(b *bytes.Buffer, r phase.Report) {
 
 func verdict(r phase.Report) string {
 	counts := map[phase.Status]int{}
-	checks, passed := 0, 0
+	checks, good := 0, 0
 	for _, p := range r.Phases {
 		counts[p.Status]++
-		for _, c := range p.Checks {
-			checks++
-			if c.Status == phase.Passed {
-				passed++
-			}
-		}
+		checks, good = checks+len(p.Checks), good+passed(p)
 	}
 	took := short(r.Ended.Sub(r.Started))
 	if r.OK() {
@@ -121,5 +104,5 @@ func verdict(r phase.Report) string {
 	if len(parts) == 0 {
 		parts = []string{"nothing was run"}
 	}
-	return fmt.Sprintf("NOT PROVEN: %d of %d checks passed in %s; phases: %s.", passed, checks, took, strings.Join(parts, ", "))
+	return fmt.Sprintf("NOT PROVEN: %d of %d checks passed in %s; phases: %s.", good, checks, took, strings.Join(parts, ", "))
 }

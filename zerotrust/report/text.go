@@ -69,3 +69,69 @@ func mark(s phase.Status) string {
 	}
 	return "?"
 }
+
+// times are how long a phase took and its Apply, empty for what never ran.
+func times(p phase.Result) (took, apply string) {
+	if !p.Started.IsZero() {
+		took = short(p.Duration)
+	}
+	if p.Apply > 0 {
+		apply = short(p.Apply)
+	}
+	return took, apply
+}
+
+// passed is how many checks of a phase did.
+func passed(p phase.Result) int {
+	n := 0
+	for _, c := range p.Checks {
+		if c.Status == phase.Passed {
+			n++
+		}
+	}
+	return n
+}
+
+// notRun says that a check was never asked.
+func notRun(c phase.CheckResult) bool { return c.Status == phase.Unknown && c.Started.IsZero() }
+
+// outcome is what became of a check, as a reader is told it.
+func outcome(c phase.CheckResult) string {
+	if notRun(c) {
+		return "not run"
+	}
+	return word(c.Status)
+}
+
+// outcomeMark is an outcome in one column.
+func outcomeMark(c phase.CheckResult) string {
+	if notRun(c) {
+		return mark(phase.Skipped)
+	}
+	return mark(c.Status)
+}
+
+// why is the error of a check, unless it says no more than what was expected and seen.
+func why(c phase.CheckResult) string {
+	if s := text(c.Err); s != phase.Want(c.Evidence.Want, c.Evidence.Got).Error() {
+		return s
+	}
+	return ""
+}
+
+// told is what a check has to say for its outcome, less the details: labels and
+// texts, none of them empty, on one line each.
+func told(c phase.CheckResult) [][2]string {
+	e := c.Evidence
+	lines := [][2]string{{"expected", e.Want}, {"seen", e.Got}, {"error", why(c)}, {"source", e.Source}}
+	if c.Status != phase.Passed {
+		lines = append(lines, [2]string{"how to fix", c.Hint})
+	}
+	var all [][2]string
+	for _, l := range lines {
+		if s := printable(l[1]); s != "" {
+			all = append(all, [2]string{l[0], s})
+		}
+	}
+	return all
+}
