@@ -74,6 +74,10 @@ type Config struct {
 	// DisableEnvoy turns Envoy and with it the L7 proxy off, for clusters that
 	// have no Envoy image. L7 policies are then refused by Cilium.
 	DisableEnvoy bool
+	// DNSProxy keeps the L7 proxy on without Envoy, for rules about DNS and toFQDNs: their
+	// proxy is in Cilium's agent itself. L7 policies of other protocols are then taken, and
+	// lead nowhere.
+	DNSProxy bool
 
 	// Values are further chart values. They are merged last, map by map, and win.
 	Values map[string]any

@@ -68,7 +68,11 @@ func Values(c Config) (map[string]any, error) {
 	}
 	if c.DisableEnvoy {
 		v["envoy"] = map[string]any{"enabled": false}
-		v["l7Proxy"] = false
+		v["l7Proxy"] = c.DNSProxy
+		if c.DNSProxy {
+			// It would ask an Envoy that is not there for its version.
+			v["extraConfig"] = map[string]any{"disable-envoy-version-check": "true"}
+		}
 	}
 
 	images := map[string]any{}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -27,9 +28,16 @@ type Cell struct {
 
 func (c Cell) String() string { return fmt.Sprintf("%s → %s:%s", c.From, c.To, c.Port) }
 
-// Matrix is every workload against every port of every other workload.
+// Matrix is every workload against every port of every other workload, and against
+// every host outside the cluster that any of them may connect to.
 func Matrix(in Intent) []Cell {
 	var all []Cell
+	var hosts []Cell
+	for _, e := range in.Edges {
+		if c := (Cell{To: e.To, Port: e.Port}); e.host() != "" && !slices.Contains(hosts, c) {
+			hosts = append(hosts, c)
+		}
+	}
 	for _, from := range in.Workloads {
 		for _, to := range in.Workloads {
 			if from.Name == to.Name {
@@ -39,6 +47,11 @@ func Matrix(in Intent) []Cell {
 				edge, allowed := in.Edge(from.Name, to.Name, port)
 				all = append(all, Cell{From: from.Name, To: to.Name, Port: port, Allowed: allowed, Authenticated: edge.Authenticated})
 			}
+		}
+		for _, c := range hosts {
+			c.From = from.Name
+			_, c.Allowed = in.Edge(c.From, c.To, c.Port)
+			all = append(all, c)
 		}
 	}
 	return all
@@ -78,10 +91,23 @@ func (s *Stack) checks4D() []phase.Check {
 	return all
 }
 
+// target is what the probe of the cell tries.
+func (c Cell) target(in Intent) string {
+	host, outside := strings.CutPrefix(c.To, dnsPrefix)
+	if !outside {
+		to, _ := in.Workload(c.To)
+		host = to.Host()
+	}
+	address := fmt.Sprintf("%s:%d", host, c.Port.Number)
+	if c.Port.UDP {
+		return "udp://" + address
+	}
+	return address
+}
+
 // probe tries the cell from inside a pod of the source workload.
 func (s *Stack) probe(ctx context.Context, cell Cell, timeout time.Duration) (corev1.Pod, probe.Attempt, error) {
 	from, _ := s.cfg.Intent.Workload(cell.From)
-	to, _ := s.cfg.Intent.Workload(cell.To)
 	_, pods, err := s.readyPods(ctx, from)
 	if err != nil {
 		return corev1.Pod{}, probe.Attempt{}, err
@@ -90,7 +116,7 @@ func (s *Stack) probe(ctx context.Context, cell Cell, timeout time.Duration) (co
 	if err != nil {
 		return pods[0], probe.Attempt{}, err
 	}
-	attempt, err := prober.Try(ctx, pods[0], fmt.Sprintf("%s:%d", to.Host(), cell.Port.Number), timeout)
+	attempt, err := prober.Try(ctx, pods[0], cell.target(s.cfg.Intent), timeout)
 	return pods[0], attempt, err
 }
 
@@ -120,21 +146,30 @@ func (s *Stack) proveAllowed(ctx context.Context, log *flowLog, cell Cell) (phas
 	if r.Kind == probe.KindName {
 		return ev, fmt.Errorf("the name could not be looked up, so nothing is known of the edge: %s", r.Error)
 	}
+	forwarded := func(f cilium.Flow) bool {
+		return s.sameAttempt(f, pod, r, cell) && f.Verdict == "FORWARDED" && (!cell.Authenticated || f.AuthType == "SPIRE")
+	}
+	what := "the probe connected"
 	if !r.Connected {
 		if f, seen := log.find(ctx, time.Second, func(f cilium.Flow) bool { return s.sameAttempt(f, pod, r, cell) && f.Verdict == "DROPPED" }); seen {
 			ev.Details = append(ev.Details, f.String())
 			ev.Got = "dropped: " + f.DropReason
+			return ev, phase.Want(ev.Want, ev.Got)
 		}
-		return ev, phase.Want(ev.Want, ev.Got)
+		if !cell.Port.UDP {
+			return ev, phase.Want(ev.Want, ev.Got)
+		}
+		// Nobody need answer what is no question to him: that it arrived is for Hubble to say.
+		sent := forwarded
+		forwarded = func(f cilium.Flow) bool { return sent(f) && f.Direction == "INGRESS" }
+		what = "the probe got no answer"
 	}
-	f, seen := log.find(ctx, hubblePatience, func(f cilium.Flow) bool {
-		return s.sameAttempt(f, pod, r, cell) && f.Verdict == "FORWARDED" && (!cell.Authenticated || f.AuthType == "SPIRE")
-	})
+	f, seen := log.find(ctx, hubblePatience, forwarded)
 	if !seen {
-		return ev, errors.Join(fmt.Errorf("the probe connected, but Hubble told of no forwarded flow from %s port %d to port %s (authenticated: %t) within %s",
-			pod.Name, r.LocalPort, cell.Port, cell.Authenticated, hubblePatience), log.complete())
+		return ev, errors.Join(fmt.Errorf("%s, but Hubble told of no forwarded flow from %s port %d to port %s (authenticated: %t) within %s",
+			what, pod.Name, r.LocalPort, cell.Port, cell.Authenticated, hubblePatience), log.complete())
 	}
-	ev.Got = "connected; " + f.String()
+	ev.Got = strings.TrimPrefix(what, "the probe ") + "; " + f.String()
 	return ev, nil
 }
 
@@ -169,12 +204,18 @@ func (s *Stack) proveDenied(ctx context.Context, log *flowLog, cell Cell) (phase
 	return ev, nil
 }
 
-// sameAttempt says whether the flow is of this very probe: its pod, its port, a pod of
-// the target workload, its port.
+// sameAttempt says whether the flow is of this very probe: its pod and its port, and
+// what it tried: a pod of the target workload, or the address of the host, and the port.
 func (s *Stack) sameAttempt(f cilium.Flow, pod corev1.Pod, r probe.Attempt, cell Cell) bool {
-	to, _ := s.cfg.Intent.Workload(cell.To)
-	return f.Source.Namespace == pod.Namespace && f.Source.Pod == pod.Name && int(f.Source.Port) == r.LocalPort &&
-		f.Destination.Namespace == to.Namespace && strings.HasPrefix(f.Destination.Pod, to.Name+"-") && int(f.Destination.Port) == cell.Port.Number
+	if f.Source.Namespace != pod.Namespace || f.Source.Pod != pod.Name || int(f.Source.Port) != r.LocalPort ||
+		f.Protocol != cell.Port.Protocol() || int(f.Destination.Port) != cell.Port.Number {
+		return false
+	}
+	if to, known := s.cfg.Intent.Workload(cell.To); known {
+		return f.Destination.Namespace == to.Namespace && strings.HasPrefix(f.Destination.Pod, to.Name+"-")
+	}
+	host, _, _ := net.SplitHostPort(r.Address)
+	return f.Destination.IP == host
 }
 
 // flowLog hears Hubble from its first use on and keeps what it heard.

@@ -120,7 +120,7 @@ func dnsRule(hosts []string) object {
 		object{"port": "53", "protocol": "UDP"}, object{"port": "53", "protocol": "TCP"},
 	}}
 	if len(hosts) > 0 {
-		names := []any{object{"matchPattern": "*.cluster.local"}}
+		names := []any{object{"matchPattern": "**.cluster.local"}}
 		for _, host := range hosts {
 			names = append(names, object{"matchName": host})
 		}

@@ -261,6 +261,7 @@ func (s *Stack) ciliumConfig() cilium.Config {
 		Images:        cilium.Images{Agent: AgentImage, Operator: OperatorImage, Relay: RelayImage},
 		PullPolicy:    "IfNotPresent",
 		DisableEnvoy:  true, // no recipe builds Envoy, and no policy of ours needs it
+		DNSProxy:      slices.ContainsFunc(s.cfg.Intent.Edges, func(e Edge) bool { return e.host() != "" }),
 	}
 }
 

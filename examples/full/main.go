@@ -57,6 +57,7 @@ type options struct {
 	sourceDir  string
 	kubeconfig string
 	name       string
+	intent     string
 	vault      string
 	drills     bool
 	hostPort   int
@@ -79,10 +80,11 @@ func parse(args []string, out io.Writer) (options, error) {
 	f.BoolVar(&o.verify, "verify", false, "change nothing: only check the running cluster")
 	f.BoolVar(&o.down, "down", false, "remove the cluster, and nothing else")
 	f.BoolVar(&o.recreate, "recreate", false, "replace a cluster of the same name but another configuration")
+	f.StringVar(&o.intent, "intent", "", "prove this intent, a zerotrust.yaml, instead of the demo's")
 	f.StringVar(&o.vault, "vault", "vault", "the secret store: vault or openbao")
 	f.BoolVar(&o.drills, "drills", false, "afterwards kill each pod once, rotate credentials and move a Service, all under load")
-	f.IntVar(&o.hostPort, "port", 3000, "port of the site on 127.0.0.1")
-	f.StringVar(&o.reportDir, "report-dir", "report", "folder for report.json and the screenshots")
+	f.IntVar(&o.hostPort, "port", 0, "port on 127.0.0.1 of what is published (default: the intent's, 3000 for the demo's site)")
+	f.StringVar(&o.reportDir, "report-dir", "report", "folder for the report (HTML, JSON, JUnit, Markdown) and the screenshots")
 	f.StringVar(&o.phases, "phase", "", "run only these phases and what they need, comma-separated")
 	f.StringVar(&o.name, "name", "", "cluster name (default: the intent's, precinct-99)")
 	f.StringVar(&o.cacheDir, "cache-dir", filepath.Join(cache, "spire-vault-99"), "folder for images and state")
@@ -107,8 +109,10 @@ func parse(args []string, out io.Writer) (options, error) {
 		err = fmt.Errorf("--vault %q: use vault or openbao", o.vault)
 	case o.drills && o.verify:
 		err = errors.New("--drills changes the cluster, which --verify excludes")
-	case o.hostPort < 1 || o.hostPort > 65535:
+	case o.hostPort < 0 || o.hostPort > 65535:
 		err = fmt.Errorf("--port %d is not between 1 and 65535", o.hostPort)
+	case o.drills && o.intent != "":
+		err = errors.New("--drills are of the demo, which --intent excludes")
 	case !slices.Contains([]string{"auto", "registry", "fromsource"}, o.images):
 		err = fmt.Errorf("--images %q: use auto, registry or fromsource", o.images)
 	}
@@ -122,6 +126,8 @@ static secret; and proves each edge.
   go run ./examples/full --keep     bring it up, prove it, leave it running
   go run ./examples/full --verify   prove the running cluster again
   go run ./examples/full --down     remove it
+
+  go run ./examples/full --intent examples/orders/zerotrust.yaml    the same for your own
 
 Exit code: 0 if everything was proven, 1 if not, 2 for a wrong flag, 130 when
 interrupted. Flags:
@@ -161,11 +167,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 	context.AfterFunc(ctx, stop)
 	defer stop()
 
-	intent := zerotrust.Precinct99()
-	if o.name != "" {
-		intent.Name = o.name
+	intent, err := readIntent(o)
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitUsage
 	}
-	publish(&intent, o.hostPort)
 	cfg := zerotrust.Config{
 		Intent: intent, Vault: vault.Flavor(o.vault), Dir: o.cacheDir, SourceDir: o.sourceDir, Workers: o.workers, Kubeconfig: o.kubeconfig,
 		Recreate: o.recreate, Images: images.Source(o.images), Mirrors: o.mirrors,
@@ -183,10 +189,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "full:", werr)
 		err = errors.Join(err, werr)
 	}
+	fmt.Fprintf(stdout, "report: %s\n", filepath.Join(o.reportDir, "report.html"))
 	if o.keep || o.verify || interrupted || err != nil {
 		sayState(stdout, cfg, interrupted)
-		if isOpen(result) {
-			fmt.Fprintf(stdout, "the site is open: %s  (login: jake, password: jake-precinct99; GitHub token: ghp_demo_anything)\n", siteURL(o))
+		if isOpen(result) && o.intent == "" {
+			fmt.Fprintf(stdout, "the site is open: %s  (login: jake, password: jake-precinct99; GitHub token: ghp_demo_anything)\n", siteURL(intent))
 		}
 	} else if code := down(ctx, cfg, stdout, stderr); code != 0 {
 		return code
@@ -212,24 +219,27 @@ func up(ctx context.Context, cfg zerotrust.Config, o options, stdout io.Writer) 
 	if o.phases != "" {
 		options.Only = strings.Split(o.phases, ",")
 	}
-	all, err := phases(stack, o)
+	all, err := phases(stack, cfg.Intent, o)
 	if err != nil {
 		return phase.Report{}, err
 	}
 	return phase.RunWith(ctx, all, options, live.On)
 }
 
-// phases are the standard ones and the demo's own.
-func phases(stack *zerotrust.Stack, o options) ([]*phase.Phase, error) {
+// phases are the standard ones and, but for an intent of the user's, the demo's own.
+func phases(stack *zerotrust.Stack, intent zerotrust.Intent, o options) ([]*phase.Phase, error) {
+	if o.intent != "" {
+		return stack.Phases(), nil
+	}
 	proxy := precinct.FrontendProxy(precinct.Browser{
-		URL: siteURL(o), ScreenshotDir: filepath.Join(o.reportDir, "screenshots"),
+		URL: siteURL(intent), ScreenshotDir: filepath.Join(o.reportDir, "screenshots"),
 	}, installBrowser)
 	proxy.Checks = append(proxy.Checks, stack.WorkloadChecks("image of ")...)
 	all, err := zerotrust.After(stack.Phases(), "apps", proxy)
 	if err != nil || !o.drills {
 		return all, err
 	}
-	site := precinct.NewSite(siteURL(o))
+	site := precinct.NewSite(siteURL(intent))
 	drills := &phase.Phase{
 		Name: "drills", Doc: "What breaks mends itself: pods killed, credentials changed, a Service moved, under load.",
 		Needs:  slices.Clone(all), // nothing else is to be at work meanwhile
@@ -249,15 +259,37 @@ func isOpen(r phase.Report) bool {
 	return slices.ContainsFunc(r.Phases, func(p phase.Result) bool { return p.Name == "apps" && p.Status == phase.Passed })
 }
 
-func siteURL(o options) string { return fmt.Sprintf("http://127.0.0.1:%d", o.hostPort) }
-
-// publish moves the published workload to the port.
-func publish(in *zerotrust.Intent, port int) {
+// siteURL is where the first published workload is to be found.
+func siteURL(in zerotrust.Intent) string {
 	for _, w := range in.Workloads {
 		if w.Publish != nil {
-			w.Publish.HostPort = port
+			return fmt.Sprintf("http://127.0.0.1:%d", w.Publish.HostPort)
 		}
 	}
+	return ""
+}
+
+// readIntent is the demo's intent or that of the file, with what the flags change.
+func readIntent(o options) (zerotrust.Intent, error) {
+	in := zerotrust.Precinct99()
+	if o.intent != "" {
+		text, err := os.ReadFile(o.intent)
+		if err != nil {
+			return in, fmt.Errorf("reading the intent: %w", err)
+		}
+		if in, err = zerotrust.ParseIntent(o.intent, text); err != nil {
+			return in, err
+		}
+	}
+	if o.name != "" {
+		in.Name = o.name
+	}
+	for _, w := range in.Workloads {
+		if w.Publish != nil && o.hostPort != 0 {
+			w.Publish.HostPort = o.hostPort
+		}
+	}
+	return in, in.Validate()
 }
 
 func terminalConfig(w io.Writer) report.TerminalConfig {
@@ -276,14 +308,20 @@ func writeReport(dir string, r phase.Report) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("writing the report: %w", err)
 	}
-	f, err := os.Create(filepath.Join(dir, "report.json"))
-	if err != nil {
-		return fmt.Errorf("writing the report: %w", err)
+	var all []error
+	for name, write := range map[string]func(io.Writer, phase.Report) error{
+		"report.json": report.JSON, "report.html": report.HTML, "junit.xml": report.JUnit,
+		"report.md": func(w io.Writer, r phase.Report) error { return report.Markdown(w, r, report.MarkdownConfig{}) },
+	} {
+		f, err := os.Create(filepath.Join(dir, name))
+		if err == nil {
+			err = errors.Join(write(f, r), f.Close())
+		}
+		if err != nil {
+			all = append(all, fmt.Errorf("writing the report: %w", err))
+		}
 	}
-	if err := errors.Join(report.JSON(f, r), f.Close()); err != nil {
-		return fmt.Errorf("writing the report: %w", err)
-	}
-	return nil
+	return errors.Join(all...)
 }
 
 func down(ctx context.Context, cfg zerotrust.Config, stdout, stderr io.Writer) int {

@@ -36,7 +36,7 @@ func TestCommandLine(t *testing.T) {
 		"workers":          {[]string{"--workers", "0"}, 2, []string{"at least one"}},
 		"images":           {[]string{"--images", "latest"}, 2, []string{"auto, registry or fromsource"}},
 		"mirror":           {[]string{"--mirror", "quay.io"}, 2, []string{"HOST=MIRROR"}},
-		"cluster name":     {[]string{"--name", "No Name"}, 1, []string{`"No Name"`}},
+		"cluster name":     {[]string{"--name", "No Name"}, 2, []string{`"No Name"`}},
 		"unknown phase":    {[]string{"--phase", "cillium"}, 1, []string{"cillium"}},
 		"engine not there": {[]string{"--images", "fromsource"}, 1, []string{"preflight", "no-such.sock", "NOT PROVEN"}},
 		"report folder":    {[]string{"--phase", "preflight", "--report-dir", "/proc/nowhere"}, 1, []string{"writing the report", "/proc/nowhere"}},

@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // The kinds of a failed Attempt.
@@ -22,7 +23,8 @@ type Attempt struct {
 	Target    string `json:"target"`    // as given to Try
 	Address   string `json:"address"`   // the address and port that were tried; "" where it did not come to that
 	LocalPort int    `json:"localPort"` // chosen beforehand, so that the try's flows can be told; 0 as above
-	// Connected says that the TCP handshake was completed, whatever came afterwards. By
+	// Connected says that the TCP handshake was completed, whatever came afterwards; over
+	// UDP, that there was an answer, which a port that lets everything in need not give. By
 	// whom is for the flows to tell: a gateway or proxy may answer for any address.
 	Connected bool `json:"connected"`
 	// Answer is what the target said of itself within 300 ms, at most 256 bytes less
@@ -62,9 +64,9 @@ func parse(printed, target string) (Attempt, error) {
 	return a, nil
 }
 
-// checkTarget wants "host:port".
+// checkTarget wants "host:port" or "udp://host:port".
 func checkTarget(target string) error {
-	host, port, err := net.SplitHostPort(target)
+	host, port, err := net.SplitHostPort(strings.TrimPrefix(target, "udp://"))
 	if err != nil {
 		return err
 	}

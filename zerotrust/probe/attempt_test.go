@@ -41,7 +41,7 @@ func TestParse(t *testing.T) {
 
 func TestCheckTarget(t *testing.T) {
 	for target, ok := range map[string]bool{
-		"db:5432": true, "db.shop.svc:1": true, "10.0.0.1:65535": true, "[::1]:80": true,
+		"db:5432": true, "udp://db:53": true, "udp://db": false, "tcp://db:53": false, "db.shop.svc:1": true, "10.0.0.1:65535": true, "[::1]:80": true,
 		"": false, "db": false, ":80": false, "db:": false, "db:0": false, "db:65536": false, "db:http": false, "::1:80": false,
 	} {
 		if err := checkTarget(target); (err == nil) != ok {

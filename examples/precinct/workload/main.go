@@ -1,7 +1,7 @@
 // Command workload stands in for an application that nobody wrote yet: it serves plain
-// TCP ports, or none, and waits. Precinct-99's intruder is one.
+// TCP and UDP ports, or none, and waits. Precinct-99's intruder is one.
 //
-//	workload serve [:8000 ...]
+//	workload serve [:8000 udp::5353 ...]
 package main
 
 import (
@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -31,10 +32,19 @@ func run(ctx context.Context, args []string) error {
 	return serve(ctx, args[1:])
 }
 
-// serve answers each connection with one line and closes it.
+// serve answers each connection with one line and closes it, and each packet with one.
 func serve(ctx context.Context, addresses []string) error {
 	failed := make(chan error, len(addresses))
 	for _, address := range addresses {
+		if address, udp := strings.CutPrefix(address, "udp:"); udp {
+			conn, err := net.ListenPacket("udp", address)
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			go func() { failed <- answer(conn) }()
+			continue
+		}
 		l, err := net.Listen("tcp", address)
 		if err != nil {
 			return err
@@ -56,6 +66,20 @@ func serve(ctx context.Context, addresses []string) error {
 		return nil
 	case err := <-failed:
 		return err
+	}
+}
+
+// answer says to each packet what greet says to a connection.
+func answer(conn net.PacketConn) error {
+	host, _ := os.Hostname()
+	for {
+		_, from, err := conn.ReadFrom(make([]byte, 512))
+		if err != nil {
+			return err
+		}
+		if _, err := conn.WriteTo(fmt.Appendf(nil, "hello %s, this is %s\n", from, host), from); err != nil {
+			return err
+		}
 	}
 }
 

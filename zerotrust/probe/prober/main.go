@@ -1,9 +1,11 @@
-// Command prober tries, from inside a pod, whether a TCP port lets it connect. It is
+// Command prober tries, from inside a pod, whether a TCP port lets it connect, or a UDP port
+// answers. It is
 // what package probe puts into other people's pods, so it needs nothing there: no
 // files, no privileges, no ports.
 //
 //	prober serve -idle 10m              waits; ends after ten minutes without a try
 //	prober try -timeout 5s db.app:5432  tries once and prints what happened as JSON
+//	prober try udp://dns.app:53         the same over UDP
 //
 // A try that could be made ends with 0, whatever came of it; wrong arguments end with 2.
 package main
@@ -36,7 +38,7 @@ func main() {
 	}
 }
 
-const usage = "usage: prober serve [-idle 10m] [-socket NAME] | prober try [-timeout 5s] [-socket NAME] HOST:PORT"
+const usage = "usage: prober serve [-idle 10m] [-socket NAME] | prober try [-timeout 5s] [-socket NAME] [udp://]HOST:PORT"
 
 // command is what the arguments ask for.
 type command struct {
@@ -92,12 +94,13 @@ func (c command) check() error {
 	if c.timeout <= 0 {
 		return fmt.Errorf("-timeout %s: want more than 0", c.timeout)
 	}
-	host, port, err := net.SplitHostPort(c.target)
+	_, address := network(c.target)
+	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return fmt.Errorf("target %q: %w", c.target, err)
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || host == "" {
-		return fmt.Errorf("target %q: want HOST:PORT with a port from 1 to 65535", c.target)
+		return fmt.Errorf("target %q: want HOST:PORT with a port from 1 to 65535, or udp:// before it", c.target)
 	}
 	return nil
 }

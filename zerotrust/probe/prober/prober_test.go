@@ -25,6 +25,8 @@ func TestParse(t *testing.T) {
 		{"serve -idle 30s -socket a.b", command{verb: "serve", socket: "a.b", idle: 30 * time.Second}, ""},
 		{"try db:5432", command{verb: "try", socket: "zerotrust-probe", timeout: 5 * time.Second, target: "db:5432"}, ""},
 		{"try -timeout 4s -socket x -- [::1]:80", command{verb: "try", socket: "x", timeout: 4 * time.Second, target: "[::1]:80"}, ""},
+		{"try udp://db:53", command{verb: "try", socket: "zerotrust-probe", timeout: 5 * time.Second, target: "udp://db:53"}, ""},
+		{"try udp://db", command{}, "missing port"},
 		{"", command{}, "no command"},
 		{"ping x:1", command{}, `unknown command "ping"`},
 		{"serve x", command{}, "serve takes 0 arguments"},
@@ -97,6 +99,47 @@ func TestTryConnects(t *testing.T) {
 				if want := fmt.Sprintf("127.0.0.1:%d", r.LocalPort); <-from != want {
 					t.Errorf("it did not come from %s", want)
 				}
+			}
+		})
+	}
+}
+
+// Over UDP only an answer tells that somebody is there, and the system that nobody is.
+func TestTryUDP(t *testing.T) {
+	serve := func(answer bool) string {
+		conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		go func() {
+			for n := 0; ; n++ {
+				buf := make([]byte, 100)
+				size, from, err := conn.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				if answer && n > 0 { // the first packet is lost
+					_, _ = conn.WriteTo(append([]byte("got "), buf[:size]...), from)
+				}
+			}
+		}()
+		return conn.LocalAddr().String()
+	}
+	shut, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shut.Close()
+	for what, tt := range map[string]struct{ addr, answer, kind string }{
+		"one that answers":            {serve(true), "got zerotrust probe", ""},
+		"one that is silent":          {serve(false), "", "timeout"},
+		"a port where nobody listens": {shut.LocalAddr().String(), "", "refused"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			r := try(t.Context(), "udp://"+tt.addr, 3*time.Second)
+			if r.Connected != (tt.kind == "") || r.Answer != tt.answer || r.Kind != tt.kind || r.Address != tt.addr || r.LocalPort == 0 || r.Target != "udp://"+tt.addr {
+				t.Errorf("%+v", r)
 			}
 		})
 	}

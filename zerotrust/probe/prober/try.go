@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -15,12 +16,15 @@ const (
 	greetingBytes = 256
 )
 
+// question is what a try sends over UDP, where there is no handshake: any answer will do.
+const question = "zerotrust probe\n"
+
 // Result is what came of a try. probe.Attempt has the same fields.
 type Result struct {
 	Target    string  `json:"target"`
 	Address   string  `json:"address,omitempty"`   // the address that was tried
 	LocalPort int     `json:"localPort,omitempty"` // the port that it was tried from
-	Connected bool    `json:"connected"`           // the TCP handshake was completed
+	Connected bool    `json:"connected"`           // the TCP handshake was completed; over UDP, there was an answer
 	Answer    string  `json:"answer,omitempty"`    // what the target said first, if anything
 	Error     string  `json:"error,omitempty"`     // why there is no connection
 	Kind      string  `json:"kind,omitempty"`      // of the error: "name", "timeout", "refused", "other"
@@ -38,7 +42,8 @@ func try(ctx context.Context, target string, timeout time.Duration) Result {
 		r.Kind, r.Error, r.Seconds = kind, err.Error(), time.Since(start).Seconds()
 		return r
 	}
-	host, port, err := net.SplitHostPort(target)
+	network, address := network(target)
+	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return fail("other", err)
 	}
@@ -50,6 +55,9 @@ func try(ctx context.Context, target string, timeout time.Duration) Result {
 	r.Address = net.JoinHostPort(addrs[0], port)
 	// A port chosen beforehand tells this try from all others in the network's own
 	// records, also when it never gets through.
+	if network == "udp" {
+		return exchange(ctx, r, fail)
+	}
 	local, err := freePort()
 	if err != nil {
 		return fail("other", err)
@@ -67,6 +75,52 @@ func try(ctx context.Context, target string, timeout time.Duration) Result {
 	r.Connected, r.Seconds = true, time.Since(start).Seconds()
 	r.Answer = greeting(conn)
 	return r
+}
+
+// network is "udp" for a target that begins with udp://, and else "tcp".
+func network(target string) (network, address string) {
+	if address, udp := strings.CutPrefix(target, "udp://"); udp {
+		return "udp", address
+	}
+	return "tcp", target
+}
+
+// exchange asks over UDP, again and again, as packets get lost, until there is an answer.
+// That nobody listens the other side's system may tell; silence tells nothing.
+func exchange(ctx context.Context, r Result, fail func(string, error) Result) Result {
+	start := time.Now()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "udp", r.Address)
+	if err != nil {
+		return fail(kindOf(err), err)
+	}
+	defer conn.Close()
+	r.LocalPort = conn.LocalAddr().(*net.UDPAddr).Port
+	failed := func(err error) Result {
+		failure := fail(kindOf(err), err)
+		failure.Address, failure.LocalPort = r.Address, r.LocalPort
+		return failure
+	}
+	buf := make([]byte, greetingBytes)
+	for {
+		if _, err := conn.Write([]byte(question)); err != nil {
+			return failed(err)
+		}
+		until := time.Now().Add(time.Second)
+		if end, ok := ctx.Deadline(); ok && end.Before(until) {
+			until = end
+		}
+		if err := conn.SetReadDeadline(until); err != nil {
+			return failed(err)
+		}
+		n, err := conn.Read(buf)
+		switch {
+		case err == nil:
+			r.Connected, r.Seconds, r.Answer = true, time.Since(start).Seconds(), strings.TrimSpace(string(buf[:n]))
+			return r
+		case ctx.Err() != nil, !errors.Is(err, os.ErrDeadlineExceeded):
+			return failed(err)
+		}
+	}
 }
 
 // brokenOff says whether dialling failed because the other side reset the connection
