@@ -112,6 +112,9 @@ func (b *kindBackend) start(ctx context.Context, nodes []nodeState) error {
 }
 
 func (b *kindBackend) remove(ctx context.Context, cluster, kubeconfig string) error {
+	if err := removeOutside(ctx, cluster, b.provider); err != nil {
+		return err
+	}
 	found, err := b.nodeNames(ctx, cluster)
 	if err != nil {
 		return err

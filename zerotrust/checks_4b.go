@@ -206,8 +206,8 @@ func (s *Stack) checkNames(ctx context.Context) (phase.Evidence, error) {
 	type pair struct{ from, to string }
 	lookups := map[pair]Cell{} // of the cells of a pair, any
 	for _, cell := range Matrix(s.cfg.Intent) {
-		if strings.HasPrefix(cell.To, dnsPrefix) {
-			continue // no name inside
+		if cell.From == Outside || strings.HasPrefix(cell.To, dnsPrefix) {
+			continue // not by a name inside
 		}
 		lookups[pair{cell.From, cell.To}] = cell
 	}

@@ -28,8 +28,9 @@ type Cell struct {
 
 func (c Cell) String() string { return fmt.Sprintf("%s → %s:%s", c.From, c.To, c.Port) }
 
-// Matrix is every workload against every port of every other workload, and against
-// every host outside the cluster that any of them may connect to.
+// Matrix is every workload, and what is outside the cluster, against every port of every
+// other workload, and every workload against every host outside that any of them may
+// connect to.
 func Matrix(in Intent) []Cell {
 	var all []Cell
 	var hosts []Cell
@@ -38,18 +39,25 @@ func Matrix(in Intent) []Cell {
 			hosts = append(hosts, c)
 		}
 	}
-	for _, from := range in.Workloads {
+	names := []string{Outside}
+	for _, w := range in.Workloads {
+		names = append(names, w.Name)
+	}
+	for _, from := range names {
 		for _, to := range in.Workloads {
-			if from.Name == to.Name {
+			if from == to.Name {
 				continue
 			}
 			for _, port := range to.listens() {
-				edge, allowed := in.Edge(from.Name, to.Name, port)
-				all = append(all, Cell{From: from.Name, To: to.Name, Port: port, Allowed: allowed, Authenticated: edge.Authenticated})
+				edge, allowed := in.Edge(from, to.Name, port)
+				all = append(all, Cell{From: from, To: to.Name, Port: port, Allowed: allowed, Authenticated: edge.Authenticated})
 			}
 		}
+		if from == Outside {
+			continue
+		}
 		for _, c := range hosts {
-			c.From = from.Name
+			c.From = from
 			_, c.Allowed = in.Edge(c.From, c.To, c.Port)
 			all = append(all, c)
 		}
@@ -70,10 +78,15 @@ const (
 )
 
 func (s *Stack) checks4D() []phase.Check {
+	return s.matrixChecks(Matrix(s.cfg.Intent))
+}
+
+// matrixChecks prove each of the cells.
+func (s *Stack) matrixChecks(cells []Cell) []phase.Check {
 	log := &flowLog{stack: s}
 	s.atClose(log.close)
 	var all []phase.Check
-	for _, cell := range Matrix(s.cfg.Intent) {
+	for _, cell := range cells {
 		c := phase.Check{Name: "edge " + cell.String(), Edge: &phase.Edge{
 			From: cell.From, To: cell.To, Port: cell.Port.String(), Allowed: cell.Allowed, Authenticated: cell.Authenticated,
 		}}
@@ -91,22 +104,42 @@ func (s *Stack) checks4D() []phase.Check {
 	return all
 }
 
-// target is what the probe of the cell tries.
-func (c Cell) target(in Intent) string {
-	host, outside := strings.CutPrefix(c.To, dnsPrefix)
-	if !outside {
-		to, _ := in.Workload(c.To)
-		host = to.Host()
+// sourceName is where a probe comes from.
+func sourceName(pod corev1.Pod) string {
+	if pod.Name == "" {
+		return "outside the cluster"
 	}
-	address := fmt.Sprintf("%s:%d", host, c.Port.Number)
-	if c.Port.UDP {
-		return "udp://" + address
-	}
-	return address
+	return "pod " + pod.Name
 }
 
-// probe tries the cell from inside a pod of the source workload.
+// target is what the probe of a cell tries: the workload's Service or, for what was
+// deployed by somebody else and need not have one of its name, a pod of it.
+func (s *Stack) target(ctx context.Context, c Cell) (string, error) {
+	host, outside := strings.CutPrefix(c.To, dnsPrefix)
+	if !outside {
+		to, _ := s.cfg.Intent.Workload(c.To)
+		if host = to.Host(); c.From == Outside || to.foreign() {
+			_, pods, err := s.readyPods(ctx, to)
+			if err != nil {
+				return "", err
+			}
+			host = pods[0].Status.PodIP
+		}
+	}
+	address := net.JoinHostPort(host, fmt.Sprint(c.Port.Number))
+	if c.Port.UDP {
+		return "udp://" + address, nil
+	}
+	return address, nil
+}
+
+// probe tries the cell from inside a pod of the source workload, or from outside; then the
+// pod is none.
 func (s *Stack) probe(ctx context.Context, cell Cell, timeout time.Duration) (corev1.Pod, probe.Attempt, error) {
+	if cell.From == Outside {
+		attempt, err := s.probeFromOutside(ctx, cell, timeout)
+		return corev1.Pod{}, attempt, err
+	}
 	from, _ := s.cfg.Intent.Workload(cell.From)
 	_, pods, err := s.readyPods(ctx, from)
 	if err != nil {
@@ -116,7 +149,11 @@ func (s *Stack) probe(ctx context.Context, cell Cell, timeout time.Duration) (co
 	if err != nil {
 		return pods[0], probe.Attempt{}, err
 	}
-	attempt, err := prober.Try(ctx, pods[0], cell.target(s.cfg.Intent), timeout)
+	target, err := s.target(ctx, cell)
+	if err != nil {
+		return pods[0], probe.Attempt{}, err
+	}
+	attempt, err := prober.Try(ctx, pods[0], target, timeout)
 	return pods[0], attempt, err
 }
 
@@ -137,7 +174,7 @@ func (s *Stack) proveAllowed(ctx context.Context, log *flowLog, cell Cell) (phas
 		if pod, r, err = s.probe(ctx, cell, allowedTimeout); err != nil {
 			return ev, err
 		}
-		ev.Details = append(ev.Details, fmt.Sprintf("try %d from pod %s: %s", try, pod.Name, r))
+		ev.Details = append(ev.Details, fmt.Sprintf("try %d from %s: %s", try, sourceName(pod), r))
 		if r.Connected {
 			break
 		}
@@ -167,7 +204,7 @@ func (s *Stack) proveAllowed(ctx context.Context, log *flowLog, cell Cell) (phas
 	f, seen := log.find(ctx, hubblePatience, forwarded)
 	if !seen {
 		return ev, errors.Join(fmt.Errorf("%s, but Hubble told of no forwarded flow from %s port %d to port %s (authenticated: %t) within %s",
-			what, pod.Name, r.LocalPort, cell.Port, cell.Authenticated, hubblePatience), log.complete())
+			what, sourceName(pod), r.LocalPort, cell.Port, cell.Authenticated, hubblePatience), log.complete())
 	}
 	ev.Got = strings.TrimPrefix(what, "the probe ") + "; " + f.String()
 	return ev, nil
@@ -185,7 +222,7 @@ func (s *Stack) proveDenied(ctx context.Context, log *flowLog, cell Cell) (phase
 		return ev, err
 	}
 	ev.Got = r.String()
-	ev.Details = append(ev.Details, fmt.Sprintf("from pod %s: %s", pod.Name, r))
+	ev.Details = append(ev.Details, fmt.Sprintf("from %s: %s", sourceName(pod), r))
 	switch {
 	case r.Kind == probe.KindName:
 		return ev, fmt.Errorf("the name could not be looked up, so nothing is known of the edge: %s", r.Error)
@@ -195,7 +232,7 @@ func (s *Stack) proveDenied(ctx context.Context, log *flowLog, cell Cell) (phase
 	f, seen := log.find(ctx, hubblePatience, func(f cilium.Flow) bool { return s.sameAttempt(f, pod, r, cell) && f.Verdict == "DROPPED" })
 	if !seen {
 		return ev, errors.Join(fmt.Errorf("the probe got no answer, but Hubble told of no drop from %s port %d to port %s within %s",
-			pod.Name, r.LocalPort, cell.Port, hubblePatience), log.complete())
+			sourceName(pod), r.LocalPort, cell.Port, hubblePatience), log.complete())
 	}
 	ev.Got = f.DropReason + "; " + f.String()
 	if !slices.Contains([]string{"POLICY_DENIED", "POLICY_DENY"}, f.DropReason) {
@@ -212,7 +249,7 @@ func (s *Stack) sameAttempt(f cilium.Flow, pod corev1.Pod, r probe.Attempt, cell
 		return false
 	}
 	if to, known := s.cfg.Intent.Workload(cell.To); known {
-		return f.Destination.Namespace == to.Namespace && strings.HasPrefix(f.Destination.Pod, to.Name+"-")
+		return f.Destination.Namespace == to.Namespace && slices.Contains(f.Destination.Labels, "k8s:"+accountLabel+"="+to.Account())
 	}
 	host, _, _ := net.SplitHostPort(r.Address)
 	return f.Destination.IP == host
@@ -241,12 +278,8 @@ func (l *flowLog) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var filter cilium.FlowFilter
-	if ns := l.stack.cfg.Intent.Namespaces(); len(ns) == 1 {
-		filter.From.Namespace = ns[0]
-	}
 	// The stream outlives the check that happens to open it.
-	stream, err := cilium.OpenFlows(context.WithoutCancel(ctx), cluster, filter)
+	stream, err := cilium.OpenFlows(context.WithoutCancel(ctx), cluster, cilium.FlowFilter{})
 	if err != nil {
 		return err
 	}

@@ -8,8 +8,8 @@ import (
 	"github.com/org/spire-vault-99-action/zerotrust/phase"
 )
 
-// What is not named is denied: the matrix has a cell for every workload and every
-// port of every other one.
+// What is not named is denied: the matrix has a cell for every workload, and what is
+// outside the cluster, and every port of every other one.
 func ExampleMatrix() {
 	intent := zerotrust.Intent{
 		Name: "shop", TrustDomain: "shop.example",
@@ -23,6 +23,8 @@ func ExampleMatrix() {
 		fmt.Println(cell, "allowed:", cell.Allowed)
 	}
 	// Output:
+	// outside → web:8080 allowed: false
+	// outside → db:5432 allowed: false
 	// web → db:5432 allowed: true
 	// db → web:8080 allowed: false
 }

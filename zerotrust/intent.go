@@ -39,6 +39,10 @@ type Workload struct {
 	Package string `json:"package,omitempty"` // a Go main package that its image is built from
 	Image   string `json:"image,omitempty"`   // an image that the nodes pull
 
+	// Labels are those of the pods of what is there already, for what cannot select by
+	// service account (see NetworkPolicies); default: app=NAME, as everything else has it.
+	Labels map[string]string `json:"labels,omitempty"`
+
 	Database string            `json:"database,omitempty"` // with Postgres: the name of the database in it
 	Args     []string          `json:"args,omitempty"`
 	Env      map[string]string `json:"env,omitempty"`      // besides what is derived: see Environment
@@ -219,6 +223,9 @@ func (in Intent) Running(s Server) (Workload, bool) {
 	}
 	return in.Workloads[i], true
 }
+
+// foreign says that the workload is there already, deployed by somebody else.
+func (w Workload) foreign() bool { return w.Runs == "" && w.Package == "" && w.Image == "" }
 
 // applications are the workloads that are deployed from the intent, servers apart.
 func (in Intent) applications() []Workload {

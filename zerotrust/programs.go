@@ -99,11 +99,14 @@ func (s *Stack) appImages(ctx context.Context) (map[string]string, error) {
 
 // probes puts probes into pods. Their image is on the nodes, or is put there now.
 func (s *Stack) probes(ctx context.Context) (*probe.Prober, error) {
-	p, err := s.program(ctx, proberPackage)
+	client, err := s.kube(ctx)
 	if err != nil {
 		return nil, err
 	}
-	client, err := s.kube(ctx)
+	if s.cfg.ProberImage != "" {
+		return probe.New(client, probe.Config{Image: s.cfg.ProberImage, PullPolicy: "IfNotPresent"}), nil
+	}
+	p, err := s.program(ctx, proberPackage)
 	if err != nil {
 		return nil, err
 	}

@@ -229,7 +229,7 @@ func (l *lab) svidRenewed() {
 		l.Fatal(err)
 	}
 	for i := range want {
-		if len(want[i].DNSNames) > 0 {
+		if slices.ContainsFunc(l.cfg.Intent.Workloads, func(w Workload) bool { return w.Runs != "" && want[i].SPIFFEID == l.cfg.Intent.ID(w) }) {
 			want[i].X509TTL = 10 * time.Minute
 		}
 	}

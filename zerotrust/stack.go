@@ -87,6 +87,12 @@ type Config struct {
 	Recreate   bool         // replace a cluster of the same name but another configuration
 	Vault      vault.Flavor // default vault.Vault
 
+	// Cluster is one that is there already, and somebody else's: see VerifyPhases. Dir and
+	// SourceDir are then not needed, and ProberImage is, which its nodes must be able to
+	// pull: an image of zerotrust/probe/prober, with the program at /app/prober.
+	Cluster     *rest.Config
+	ProberImage string
+
 	Images       images.Source       // default images.SourceAuto
 	Mirrors      map[string][]string // registry mirrors, as for images.Resolve
 	DebianMirror string              // for images from source; default: mmdebstrap's own
@@ -113,17 +119,25 @@ type Stack struct {
 	programs map[string]program // built ones, by package
 
 	loading sync.Mutex
-	prober  *probe.Prober // once its image is on the nodes
+	prober  *probe.Prober  // once its image is on the nodes
+	beside  *kindx.Outside // once it runs
 }
 
 // New checks the configuration; it touches nothing but Dir. The caller closes
 // the Stack.
 func New(ctx context.Context, cfg Config) (*Stack, error) {
-	if cfg.Dir == "" || cfg.SourceDir == "" {
-		return nil, errors.New("zerotrust: Config.Dir and Config.SourceDir are required")
-	}
 	if err := cfg.Intent.Validate(); err != nil {
 		return nil, err
+	}
+	if cfg.Cluster != nil {
+		if cfg.ProberImage == "" {
+			return nil, errors.New("zerotrust: Config.ProberImage is required with Config.Cluster")
+		}
+		td, err := spiffeid.TrustDomainFromString(cfg.Intent.TrustDomain)
+		return &Stack{cfg: cfg, td: td, restcfg: cfg.Cluster}, err
+	}
+	if cfg.Dir == "" || cfg.SourceDir == "" {
+		return nil, errors.New("zerotrust: Config.Dir and Config.SourceDir are required")
 	}
 	if cfg.Workers == 0 {
 		cfg.Workers = 2
@@ -305,15 +319,18 @@ func (s *Stack) members(ctx context.Context) ([]corev1.Node, error) {
 	return nodes.Items, nil
 }
 
+var errNoPod = errors.New("no ready pod")
+
 // readyPods are the ready pods of a workload, at least one.
 func (s *Stack) readyPods(ctx context.Context, w Workload) (*kube.Client, []corev1.Pod, error) {
 	client, err := s.kube(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	pods, err := client.ReadyPods(ctx, w.Namespace, "app="+w.Name)
+	pods, err := client.ReadyPods(ctx, w.Namespace, "")
+	pods = slices.DeleteFunc(pods, func(p corev1.Pod) bool { return p.Spec.ServiceAccountName != w.Account() })
 	if err == nil && len(pods) == 0 {
-		err = fmt.Errorf("workload %s has no ready pod", w.Name)
+		err = fmt.Errorf("workload %s: %w: none in namespace %s has service account %s", w.Name, errNoPod, w.Namespace, w.Account())
 	}
 	return client, pods, err
 }

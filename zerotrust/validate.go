@@ -160,6 +160,9 @@ func (c *checking) runs(at string, w Workload) {
 	if len(given) == 0 && (w.Publish != nil || w.Access != nil || w.Replicas != 0 || w.Args != nil || w.Env != nil) {
 		c.fault(at, "workload %q: only what is deployed from here (package, image) has args, env, replicas, publish and access", w.Name)
 	}
+	if len(given) > 0 && len(w.Labels) > 0 {
+		c.fault(at+".labels", "workload %q: the labels of what is deployed from here are app=%s", w.Name, w.Name)
+	}
 	if w.Replicas < 0 {
 		c.fault(at+".replicas", "workload %q: %d replicas", w.Name, w.Replicas)
 	}

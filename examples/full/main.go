@@ -185,7 +185,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "full:", err)
 		return exitFailed
 	}
-	if werr := errors.Join(report.Summary(stdout, result), writeReport(o.reportDir, result)); werr != nil {
+	if werr := errors.Join(report.Summary(stdout, result), report.WriteFiles(o.reportDir, result)); werr != nil {
 		fmt.Fprintln(stderr, "full:", werr)
 		err = errors.Join(err, werr)
 	}
@@ -302,26 +302,6 @@ func terminalConfig(w io.Writer) report.TerminalConfig {
 		width = 80
 	}
 	return report.TerminalConfig{Live: true, Width: width, Color: os.Getenv("NO_COLOR") == ""}
-}
-
-func writeReport(dir string, r phase.Report) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("writing the report: %w", err)
-	}
-	var all []error
-	for name, write := range map[string]func(io.Writer, phase.Report) error{
-		"report.json": report.JSON, "report.html": report.HTML, "junit.xml": report.JUnit,
-		"report.md": func(w io.Writer, r phase.Report) error { return report.Markdown(w, r, report.MarkdownConfig{}) },
-	} {
-		f, err := os.Create(filepath.Join(dir, name))
-		if err == nil {
-			err = errors.Join(write(f, r), f.Close())
-		}
-		if err != nil {
-			all = append(all, fmt.Errorf("writing the report: %w", err))
-		}
-	}
-	return errors.Join(all...)
 }
 
 func down(ctx context.Context, cfg zerotrust.Config, stdout, stderr io.Writer) int {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // The kinds of a failed Attempt.
@@ -45,9 +46,15 @@ func (a Attempt) String() string {
 	return fmt.Sprintf("%s after %.1f s: %s", a.Kind, a.Seconds, a.Error)
 }
 
-// parse reads what the prober printed. Anything but a whole attempt at this target is
+// Argv is how the prober is run, at path, for one try of target (see Prober.Try), where it is
+// not in a pod. Parse reads what it prints.
+func Argv(path, target string, timeout time.Duration) []string {
+	return []string{path, "try", "-timeout", timeout.String(), "--", target}
+}
+
+// Parse reads what the prober printed. Anything but a whole attempt at this target is
 // an error: half an answer must not pass for a denial.
-func parse(printed, target string) (Attempt, error) {
+func Parse(printed, target string) (Attempt, error) {
 	var a Attempt
 	if err := json.Unmarshal([]byte(printed), &a); err != nil {
 		return Attempt{}, fmt.Errorf("reading %q: %w", printed, err)

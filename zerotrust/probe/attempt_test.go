@@ -29,7 +29,7 @@ func TestParse(t *testing.T) {
 		{`{"target":"t:1","error":"x","kind":"timeout"}`, Attempt{}, "does not say from and to where"},
 		{`{"target":"t:1","error":"x","kind":"name"}{}`, Attempt{}, "after top-level value"},
 	} {
-		got, err := parse(tt.printed, "t:1")
+		got, err := Parse(tt.printed, "t:1")
 		switch {
 		case tt.says == "" && (err != nil || got != tt.want):
 			t.Errorf("%s: %+v, %v", tt.printed, got, err)

@@ -84,7 +84,7 @@ func (p *Prober) try(ctx context.Context, pod *corev1.Pod, target string, timeou
 		}
 		printed, err := p.exec(ctx, now, container, target, timeout)
 		if err == nil {
-			return parse(printed, target)
+			return Parse(printed, target)
 		}
 		// It may have ended, idle, since the node reported it last.
 		if !first || !p.hasEnded(ctx, now, container) {

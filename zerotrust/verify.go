@@ -1,0 +1,48 @@
+package zerotrust
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/org/spire-vault-99-action/zerotrust/phase"
+)
+
+// VerifyPhases prove the intent's edges on a cluster that somebody else built
+// (Config.Cluster), as far as that can be done from within it: they change nothing, but for
+// the ephemeral containers that probe from inside the pods. What is outside the cluster is
+// not tried. Without Hubble no denial can be told from a time-out, which the report says.
+func (s *Stack) VerifyPhases() []*phase.Phase {
+	workloads := &phase.Phase{Name: "workloads", Doc: "Each workload of the intent has ready pods, by its service account."}
+	for _, w := range s.cfg.Intent.Workloads {
+		workloads.Checks = append(workloads.Checks, phase.Check{
+			Name: "pods of " + w.Name, Doc: "There is a ready pod that has the workload's identity.",
+			Hint: fmt.Sprintf("kubectl -n %s get pods -o custom-columns=NAME:.metadata.name,ACCOUNT:.spec.serviceAccountName,PHASE:.status.phase", w.Namespace),
+			Run:  func(ctx context.Context) (phase.Evidence, error) { return s.checkPods(ctx, w) },
+		})
+	}
+	cells := slices.DeleteFunc(Matrix(s.cfg.Intent), func(c Cell) bool { return c.From == Outside })
+	return []*phase.Phase{workloads, {
+		Name: "4D-network-policies", Doc: "Every allowed edge connects; every other one is dropped, for the right reason.",
+		Needs: []*phase.Phase{workloads}, Checks: s.matrixChecks(cells),
+	}}
+}
+
+func (s *Stack) checkPods(ctx context.Context, w Workload) (phase.Evidence, error) {
+	ev := phase.Evidence{Want: "at least one ready pod", Source: "API server"}
+	_, pods, err := s.readyPods(ctx, w)
+	if errors.Is(err, errNoPod) {
+		return ev, phase.Failf("%w", err)
+	}
+	if err != nil {
+		return ev, err
+	}
+	var names []string
+	for _, p := range pods {
+		names = append(names, p.Name)
+	}
+	ev.Got = strings.Join(names, ", ")
+	return ev, nil
+}
