@@ -126,7 +126,7 @@ func (p *Port) UnmarshalText(text []byte) error {
 // Edge allows connections from one workload to a port of another. Its ends can also be
 // Outside, a namespace or a host by its DNS name.
 type Edge struct {
-	From string `json:"from"` // a workload, Outside, or "namespace:NAME": every pod of it
+	From string `json:"from"` // a workload, Outside, or "namespace:NAME": every pod of it but To's own
 	To   string `json:"to"`   // a workload, or "dns:HOST" outside the cluster
 	Port Port   `json:"port"`
 	// Authenticated asks Cilium to have both sides proven by their SPIFFE

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -85,7 +86,7 @@ func TestParseIntentFaults(t *testing.T) {
 		"no version": {strings.Replace(shop, "version: 1\n", "", 1), []string{"x.yaml:1:1: version 0…"}},
 		"the shape": {`version: one
 name: 12
-nmae: x
+label: x
 name: shop
 workloads:
   - name: web
@@ -98,7 +99,7 @@ edges: [{port: http}, {port: [80]}]
 `, []string{
 			`x.yaml:1:10: version: want a whole number`,
 			`x.yaml:2:7: name: want a text…`,
-			`x.yaml:3:1: unknown key "nmae": known here are edges, name, trustDomain, version, workloads`,
+			`x.yaml:3:1: unknown key "label": known here are edges, name, trustDomain, version, workloads`,
 			`x.yaml:4:1: key "name" is given twice, first in line 2`,
 			`x.yaml:7:12: workloads[0].ports: want a list`,
 			`x.yaml:8:15: workloads[0].replicas: want a whole number`,
@@ -123,6 +124,8 @@ edges:
   - {from: namespace:shop, to: web, port: 8080}
   - {from: web2, to: web, port: 8080}
   - {from: web2, to: "dns:not a host", port: 443}
+  - {from: web2, to: "dns:10.0.0.1", port: 443}
+  - {from: web2, to: "dns:web.shop.svc.cluster.local", port: 443}
 `, []string{
 			`x.yaml:2:7: name "Shop!"…`,
 			`x.yaml:3:14: trust domain "spiffe://shop"…`,
@@ -136,6 +139,8 @@ edges:
 			`x.yaml:12:5: edge outside → dns:x.y:80: what is outside needs no edge to get out`,
 			`x.yaml:14:5: edge web2 → web:8080: some of it is in edge namespace:shop → web:8080 already`,
 			`x.yaml:15:22: edge web2 → dns:not a host:443: host "not a host"…`,
+			`x.yaml:16:22: edge web2 → dns:10.0.0.1:443: 10.0.0.1 is an address, and no DNS name`,
+			`x.yaml:17:22: edge web2 → dns:web.shop.svc.cluster.local:443: web.shop.svc.cluster.local is inside the cluster: name its workload`,
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -258,4 +263,20 @@ func FuzzParseIntent(f *testing.F) {
 func normalised(in Intent) string {
 	text, _ := json.Marshal(in)
 	return string(text)
+}
+
+// The README's intent is one.
+func TestREADMEIntent(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, found := strings.Cut(string(readme), "    # yaml-language-server")
+	if !found {
+		t.Fatal("README.md has no intent")
+	}
+	text, _, _ = strings.Cut("    # yaml-language-server"+text, "\n\n")
+	if _, err := ParseIntent("README.md", []byte(strings.ReplaceAll(text, "\n    ", "\n"))); err != nil {
+		t.Errorf("%v\n%s", err, text)
+	}
 }

@@ -2,6 +2,7 @@ package zerotrust
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -243,6 +244,12 @@ func (c *checking) edge(i int) {
 	if host := e.host(); host != "" {
 		if msgs := validation.IsDNS1123Subdomain(host); len(msgs) > 0 {
 			c.fault(at+".to", "edge %s: host %q: %s", e, host, strings.Join(msgs, "; "))
+		}
+		if _, err := netip.ParseAddr(host); err == nil {
+			c.fault(at+".to", "edge %s: %s is an address, and no DNS name", e, host)
+		}
+		if strings.HasSuffix(host, ".cluster.local") || strings.HasSuffix(host, ".svc") {
+			c.fault(at+".to", "edge %s: %s is inside the cluster: name its workload", e, host)
 		}
 		if e.From == Outside {
 			c.fault(at, "edge %s: what is outside needs no edge to get out", e)
