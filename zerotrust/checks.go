@@ -456,7 +456,7 @@ func (s *Stack) checks4C() []phase.Check {
 			})
 		}
 	}
-	return all
+	return s.diagnosed(all)
 }
 
 func (s *Stack) checkDelivered(ctx context.Context) (phase.Evidence, error) {

@@ -119,7 +119,7 @@ func (s *Stack) target(ctx context.Context, c Cell) (string, error) {
 	if !outside {
 		to, _ := s.cfg.Intent.Workload(c.To)
 		if host = to.Host(); c.From == Outside || to.foreign() {
-			_, pods, err := s.readyPods(ctx, to)
+			pods, err := s.readyPods(ctx, to)
 			if err != nil {
 				return "", err
 			}
@@ -141,7 +141,7 @@ func (s *Stack) probe(ctx context.Context, cell Cell, timeout time.Duration) (co
 		return corev1.Pod{}, attempt, err
 	}
 	from, _ := s.cfg.Intent.Workload(cell.From)
-	_, pods, err := s.readyPods(ctx, from)
+	pods, err := s.readyPods(ctx, from)
 	if err != nil {
 		return corev1.Pod{}, probe.Attempt{}, err
 	}

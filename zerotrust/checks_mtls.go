@@ -29,7 +29,7 @@ type listener struct {
 
 // checkMTLS puts a workload's first port to the test.
 func (s *Stack) checkMTLS(ctx context.Context, w Workload) (phase.Evidence, error) {
-	_, pods, err := s.readyPods(ctx, w)
+	pods, err := s.readyPods(ctx, w)
 	if err != nil {
 		return phase.Evidence{}, err
 	}

@@ -46,8 +46,8 @@ func (s *Stack) Drills(site Site) []phase.Check {
 	add("a SPIRE agent", "spire-system", "app.kubernetes.io/name=spire-agent")
 	for _, e := range s.cfg.Intent.Edges {
 		from, _ := s.cfg.Intent.Workload(e.From)
-		to, _ := s.cfg.Intent.Workload(e.To)
-		if from.Publish != nil && to.Publish == nil && to.Runs == "" {
+		to, known := s.cfg.Intent.Workload(e.To)
+		if known && from.Publish != nil && to.Publish == nil && to.Runs == "" {
 			all = append(all, phase.Check{
 				Name: "move " + to.Name + " from NodePort to ClusterIP",
 				Doc:  "Its Service is opened on every node and closed again while users are at work: no request fails, and the port is shut at the end.",

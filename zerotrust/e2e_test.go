@@ -17,13 +17,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
 	"github.com/org/spire-vault-99-action/cilium"
 	"github.com/org/spire-vault-99-action/images"
 	"github.com/org/spire-vault-99-action/kindx"
 	"github.com/org/spire-vault-99-action/spire"
+	"github.com/org/spire-vault-99-action/spire/deploy"
 	"github.com/org/spire-vault-99-action/zerotrust/phase"
 	"github.com/org/spire-vault-99-action/zerotrust/precinct"
 	"github.com/org/spire-vault-99-action/zerotrust/report"
@@ -84,6 +87,7 @@ func TestE2E(t *testing.T) {
 		{"drills", (*lab).drills},
 		{"a lifted policy is seen", (*lab).policyLifted},
 		{"a withdrawn entry is seen", (*lab).entryWithdrawn},
+		{"a cause is named", (*lab).causesNamed},
 		{"another configuration is refused", (*lab).otherConfiguration},
 		{"an unknown chart version is told", (*lab).unknownChart},
 		{"a failed upgrade is rolled back", (*lab).failedUpgrade},
@@ -388,6 +392,80 @@ func (l *lab) entryWithdrawn() {
 		l.Errorf("entries registered: %s, %v", c.Status, c.Err)
 	}
 	l.green(phase.Options{Only: []string{"identities"}})
+}
+
+// causesNamed does what users get wrong, and wants the evidence to name it, and nothing else.
+func (l *lab) causesNamed() {
+	s := l.stack()
+	cluster, err := s.rest(l.Context())
+	if err != nil {
+		l.Fatal(err)
+	}
+	client := l.kubeClient(s)
+	relay := func(replicas string) error {
+		patch := []byte(`{"spec":{"replicas":` + replicas + `}}`)
+		_, err := client.Clientset().AppsV1().Deployments("kube-system").Patch(l.Context(), "hubble-relay", types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+		return err
+	}
+	for _, fault := range []struct {
+		cause, phase string
+		spoil, mend  func() error
+	}{
+		{"delegate-not-authorised", "4C-cilium-spiffe", func() error {
+			cfg := s.spireConfig()
+			cfg.AuthorizedDelegates = []spiffeid.ID{spiffeid.RequireFromPath(s.td, "/ns/kube-system/sa/cilium")}
+			_, err := deploy.Install(l.Context(), cluster, cfg)
+			return err
+		}, func() error {
+			_, err := deploy.Install(l.Context(), cluster, s.spireConfig())
+			return err
+		}},
+		{"entry-parented-to-one-agent", "identities", func() error {
+			conn, err := s.spire(l.Context())
+			if err != nil {
+				return err
+			}
+			want, err := Entries(l.cfg.Intent)
+			if err != nil {
+				return err
+			}
+			agents, err := spire.Agents(l.Context(), conn)
+			if err != nil {
+				return err
+			}
+			for i := range want {
+				if want[i].SPIFFEID == spire.CiliumAgentID(s.td) {
+					want[i].ParentID = agents[0].ID
+				}
+			}
+			_, err = spire.Sync(l.Context(), conn, want, s.syncConfig())
+			return err
+		}, func() error { return nil }},
+		{"relay-down", "cilium", func() error { return relay("0") }, func() error { return relay("1") }},
+	} {
+		if err := fault.spoil(); err != nil {
+			l.Fatal(err)
+		}
+		r, _ := l.run(l.Context(), phase.Options{VerifyOnly: true, Only: []string{fault.phase}}, nil)
+		causes := map[string]bool{}
+		for _, p := range r.Phases {
+			for _, c := range p.Checks {
+				for _, line := range c.Evidence.Details {
+					if cause, named := strings.CutPrefix(line, "cause "); named {
+						name, _, _ := strings.Cut(cause, ":")
+						causes[name] = true
+					}
+				}
+			}
+		}
+		if r.OK() || len(causes) != 1 || !causes[fault.cause] {
+			l.Errorf("%s: OK %t, causes named: %v\n%v", fault.cause, r.OK(), causes, r.Err())
+		}
+		if err := fault.mend(); err != nil {
+			l.Fatal(err)
+		}
+	}
+	l.green(phase.Options{})
 }
 
 func (l *lab) otherConfiguration() {

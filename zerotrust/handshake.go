@@ -65,7 +65,7 @@ func (s *Stack) proveHandshake(ctx context.Context, cell Cell, ev *phase.Evidenc
 // identityOf finds a ready endpoint of the workload.
 func (s *Stack) identityOf(ctx context.Context, cluster *rest.Config, workload string) (cilium.Endpoint, error) {
 	w, _ := s.cfg.Intent.Workload(workload)
-	_, pods, err := s.readyPods(ctx, w)
+	pods, err := s.readyPods(ctx, w)
 	if err != nil {
 		return cilium.Endpoint{}, err
 	}

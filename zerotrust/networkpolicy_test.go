@@ -2,6 +2,7 @@ package zerotrust
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -217,7 +218,7 @@ func readPolicies(t *testing.T, text []byte) []networkingv1.NetworkPolicy {
 	for {
 		var p networkingv1.NetworkPolicy
 		err := dec.Decode(&p)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return all
 		}
 		if err != nil {

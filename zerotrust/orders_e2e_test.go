@@ -14,6 +14,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 
 	"github.com/org/spire-vault-99-action/cilium"
 	"github.com/org/spire-vault-99-action/internal/run"
@@ -66,14 +67,29 @@ func TestE2EOrders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	foreign, err := New(t.Context(), Config{Intent: l.cfg.Intent, Cluster: cluster, ProberImage: prober.ref})
+	// As somebody who has the rights that are derived, and no other.
+	verifier := rest.CopyConfig(cluster)
+	verifier.Impersonate = rest.ImpersonationConfig{UserName: "somebody", Groups: []string{VerifierGroup, "system:authenticated"}}
+	foreign, err := New(t.Context(), Config{Intent: l.cfg.Intent, Cluster: verifier, ProberImage: prober.ref})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer foreign.Close()
+	r = l.ordersRun(foreign.VerifyPhases(), phase.Options{VerifyOnly: true})
+	if c := checkOf(r, "permissions", "rights"); c.Status != phase.Failed || !strings.Contains(c.Err.Error(), "patch pods/ephemeralcontainers in namespace shop") {
+		t.Errorf("without any rights: %s, %v", c.Status, c.Err)
+	}
+	roles, err := VerifierRoles(l.cfg.Intent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.kubeClient(s).Apply(t.Context(), Owner, roles); err != nil {
+		t.Fatal(err)
+	}
 	if r := l.ordersRun(foreign.VerifyPhases(), phase.Options{VerifyOnly: true}); !r.OK() {
 		t.Errorf("verified as somebody else's: %v", r.Err())
 	}
+	l.mutated(s)
 
 	// A cluster that enforces nothing must fail, in each cell that is to be denied.
 	policies, err := Policies(l.cfg.Intent)
@@ -86,7 +102,7 @@ func TestE2EOrders(t *testing.T) {
 	var wrong []string
 	for deadline := time.Now().Add(time.Minute); ; {
 		wrong = nil
-		for _, c := range l.ordersRun(foreign.VerifyPhases(), phase.Options{VerifyOnly: true}).Phases[1].Checks {
+		for _, c := range l.ordersRun(foreign.VerifyPhases(), phase.Options{VerifyOnly: true}).Phases[2].Checks {
 			// Nobody authenticates either, so the edges that ask for it cannot be as wanted.
 			if want := c.Edge.Allowed && !c.Edge.Authenticated; (c.Status == phase.Passed) != want {
 				wrong = append(wrong, fmt.Sprintf("%s: %s", c.Name, c.Status))
@@ -98,6 +114,21 @@ func TestE2EOrders(t *testing.T) {
 	}
 	if len(wrong) > 0 {
 		t.Errorf("with no policy left: %s", strings.Join(wrong, "; "))
+	}
+}
+
+// mutated takes one of each kind of thing away.
+func (l *lab) mutated(s *Stack) {
+	l.Helper()
+	all := s.Mutations()
+	for _, name := range []string{"without the policy of queue", "without the identity of billing", "without the SPIRE server"} {
+		i := slices.IndexFunc(all, func(c phase.Check) bool { return c.Name == name })
+		began := time.Now()
+		ev, err := all[i].Run(l.Context())
+		if err != nil {
+			l.Errorf("%s: %v", name, err)
+		}
+		l.Logf("%s: %s, in %s\n%s", name, ev.Got, time.Since(began).Round(100*time.Millisecond), strings.Join(ev.Details, "\n"))
 	}
 }
 

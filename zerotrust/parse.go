@@ -47,7 +47,7 @@ func ParseIntent(name string, text []byte) (Intent, error) {
 		if doc.Version != IntentVersion {
 			r.fault("version", "version %d: this is read by version %d alone", doc.Version, IntentVersion)
 		}
-		for _, f := range doc.Intent.faults() {
+		for _, f := range doc.faults() {
 			r.fault(f.Path, "%s", f.Text)
 		}
 	}

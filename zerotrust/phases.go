@@ -43,15 +43,15 @@ func (s *Stack) Phases() []*phase.Phase {
 	}
 	ciliumPhase := &phase.Phase{
 		Name: "cilium", Doc: "Cilium is the network, with SPIRE as its authentication provider and the derived policies in force.",
-		Needs: []*phase.Phase{cluster}, Apply: s.applyCilium, Checks: s.ciliumChecks(),
+		Needs: []*phase.Phase{cluster}, Apply: s.applyCilium, Checks: s.diagnosed(s.ciliumChecks()),
 	}
 	spirePhase := &phase.Phase{
 		Name: "spire", Doc: "A SPIRE server runs, and an agent on every node.",
-		Needs: []*phase.Phase{cluster}, Apply: s.applySPIRE, Checks: s.spireChecks(),
+		Needs: []*phase.Phase{cluster}, Apply: s.applySPIRE, Checks: s.diagnosed(s.spireChecks()),
 	}
 	identities := &phase.Phase{
 		Name: "identities", Doc: "Every workload is registered, and its SVID can be had on every node.",
-		Needs: []*phase.Phase{spirePhase}, Apply: s.applyIdentities, Checks: s.identitiesChecks(),
+		Needs: []*phase.Phase{spirePhase}, Apply: s.applyIdentities, Checks: s.diagnosed(s.identitiesChecks()),
 	}
 	all := []*phase.Phase{preflight, imagesPhase, cluster, ciliumPhase, spirePhase, identities}
 	running := []*phase.Phase{ciliumPhase, identities}
@@ -419,6 +419,14 @@ func (s *Stack) applyIdentities(ctx context.Context) error {
 	phase.Progress(ctx, "%v", result)
 	cluster, err := s.rest(ctx)
 	if err != nil {
+		return err
+	}
+	client, err := s.kube(ctx)
+	if err != nil {
+		return err
+	}
+	// What a mutation took that was killed.
+	if err := giveBack(ctx, client, conn); err != nil {
 		return err
 	}
 	if _, err := deploy.WaitUsable(ctx, cluster, s.spireConfig()); err != nil {

@@ -246,6 +246,16 @@ func (s *Stack) spire(ctx context.Context) (*deploy.Conn, error) {
 	return s.conn, nil
 }
 
+// dropSPIRE forgets the admin connection: the next use opens another one.
+func (s *Stack) dropSPIRE() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != nil {
+		_ = s.conn.Close()
+		s.conn = nil
+	}
+}
+
 // bundle is the trust bundle, as the SPIRE server has it now.
 func (s *Stack) bundle(ctx context.Context) (*x509bundle.Bundle, error) {
 	conn, err := s.spire(ctx)
@@ -322,17 +332,17 @@ func (s *Stack) members(ctx context.Context) ([]corev1.Node, error) {
 var errNoPod = errors.New("no ready pod")
 
 // readyPods are the ready pods of a workload, at least one.
-func (s *Stack) readyPods(ctx context.Context, w Workload) (*kube.Client, []corev1.Pod, error) {
+func (s *Stack) readyPods(ctx context.Context, w Workload) ([]corev1.Pod, error) {
 	client, err := s.kube(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	pods, err := client.ReadyPods(ctx, w.Namespace, "")
 	pods = slices.DeleteFunc(pods, func(p corev1.Pod) bool { return p.Spec.ServiceAccountName != w.Account() })
 	if err == nil && len(pods) == 0 {
 		err = fmt.Errorf("workload %s: %w: none in namespace %s has service account %s", w.Name, errNoPod, w.Namespace, w.Account())
 	}
-	return client, pods, err
+	return pods, err
 }
 
 // nodeNames are the names of the cluster's nodes, sorted.

@@ -15,7 +15,12 @@ import (
 // the ephemeral containers that probe from inside the pods. What is outside the cluster is
 // not tried. Without Hubble no denial can be told from a time-out, which the report says.
 func (s *Stack) VerifyPhases() []*phase.Phase {
-	workloads := &phase.Phase{Name: "workloads", Doc: "Each workload of the intent has ready pods, by its service account."}
+	permissions := &phase.Phase{Name: "permissions", Doc: "Whoever asks may do what the proof needs, and the cluster answers.", Checks: []phase.Check{{
+		Name: "rights", Doc: "Pods can be found, a prober added to them and run there, and Hubble Relay reached.",
+		Hint: "go run ./examples/derive -intent FILE verifier | kubectl apply -f -; then be in the group " + VerifierGroup,
+		Run:  s.checkPermissions,
+	}}}
+	workloads := &phase.Phase{Name: "workloads", Needs: []*phase.Phase{permissions}, Doc: "Each workload of the intent has ready pods, by its service account."}
 	for _, w := range s.cfg.Intent.Workloads {
 		workloads.Checks = append(workloads.Checks, phase.Check{
 			Name: "pods of " + w.Name, Doc: "There is a ready pod that has the workload's identity.",
@@ -24,7 +29,7 @@ func (s *Stack) VerifyPhases() []*phase.Phase {
 		})
 	}
 	cells := slices.DeleteFunc(Matrix(s.cfg.Intent), func(c Cell) bool { return c.From == Outside })
-	return []*phase.Phase{workloads, {
+	return []*phase.Phase{permissions, workloads, {
 		Name: "4D-network-policies", Doc: "Every allowed edge connects; every other one is dropped, for the right reason.",
 		Needs: []*phase.Phase{workloads}, Checks: s.matrixChecks(cells),
 	}}
@@ -32,7 +37,7 @@ func (s *Stack) VerifyPhases() []*phase.Phase {
 
 func (s *Stack) checkPods(ctx context.Context, w Workload) (phase.Evidence, error) {
 	ev := phase.Evidence{Want: "at least one ready pod", Source: "API server"}
-	_, pods, err := s.readyPods(ctx, w)
+	pods, err := s.readyPods(ctx, w)
 	if errors.Is(err, errNoPod) {
 		return ev, phase.Failf("%w", err)
 	}

@@ -40,6 +40,7 @@ WHAT is one of:
   networkpolicies   plain Kubernetes NetworkPolicies, which say less (-pod-network)
   namespaces        the namespaces and the admission policy that guards them
   vault             what Vault is configured with: paths and what is written there
+  verifier          the rights that examples/verify needs, as Roles
   matrix            each attempt to connect that is tried, and what is to become of it
   intent            the intent itself, as it was understood
   schema            the JSON Schema of an intent, for editors
@@ -55,10 +56,11 @@ var derivations = map[string]func(zerotrust.Intent, options) ([]byte, error){
 	"networkpolicies": func(in zerotrust.Intent, o options) ([]byte, error) {
 		return zerotrust.NetworkPolicies(in, o.podNetworks...)
 	},
-	"vault":  func(in zerotrust.Intent, _ options) ([]byte, error) { return vaultObjects(in) },
-	"matrix": func(in zerotrust.Intent, _ options) ([]byte, error) { return matrix(in), nil },
-	"intent": func(in zerotrust.Intent, _ options) ([]byte, error) { return in.YAML() },
-	"schema": func(zerotrust.Intent, options) ([]byte, error) { return zerotrust.IntentSchema(), nil },
+	"verifier": func(in zerotrust.Intent, _ options) ([]byte, error) { return zerotrust.VerifierRoles(in) },
+	"vault":    func(in zerotrust.Intent, _ options) ([]byte, error) { return vaultObjects(in) },
+	"matrix":   func(in zerotrust.Intent, _ options) ([]byte, error) { return matrix(in), nil },
+	"intent":   func(in zerotrust.Intent, _ options) ([]byte, error) { return in.YAML() },
+	"schema":   func(zerotrust.Intent, options) ([]byte, error) { return zerotrust.IntentSchema(), nil },
 }
 
 type options struct {
@@ -84,7 +86,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 	}
 	derive, known := derivations[f.Arg(0)]
 	if !known || f.NArg() != 1 {
-		return fmt.Errorf("derive: want one of entries, policies, networkpolicies, namespaces, vault, matrix, intent, schema; got %q: see --help", f.Args())
+		return fmt.Errorf("derive: want one of entries, policies, networkpolicies, namespaces, vault, verifier, matrix, intent, schema; got %q: see --help", f.Args())
 	}
 	in := zerotrust.Precinct99()
 	if o.intent != "" {

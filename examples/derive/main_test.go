@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"strings"
 	"testing"
@@ -14,7 +15,7 @@ import (
 func TestDerive(t *testing.T) {
 	for _, args := range [][]string{{"-pod-network", "10.244.0.0/16"}, {"-intent", "../orders/zerotrust.yaml"}} {
 		for what, kind := range map[string]string{
-			"entries": "ClusterStaticEntry", "policies": "CiliumNetworkPolicy", "namespaces": "Namespace", "networkpolicies": "NetworkPolicy",
+			"entries": "ClusterStaticEntry", "policies": "CiliumNetworkPolicy", "namespaces": "Namespace", "verifier": "Role", "networkpolicies": "NetworkPolicy",
 		} {
 			if what == "networkpolicies" && args[0] == "-intent" {
 				continue // it has an edge to a host, which they cannot say: see below
@@ -27,7 +28,7 @@ func TestDerive(t *testing.T) {
 					Kind     string
 					Metadata struct{ Name, Namespace string }
 				}
-				if err := dec.Decode(&o); err == io.EOF {
+				if err := dec.Decode(&o); errors.Is(err, io.EOF) {
 					break
 				} else if err != nil {
 					t.Fatalf("%s: %v\n%s", what, err, out)

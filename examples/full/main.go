@@ -60,6 +60,7 @@ type options struct {
 	intent     string
 	vault      string
 	drills     bool
+	mutate     bool
 	hostPort   int
 	mirrors    mirrors
 	timeout    time.Duration
@@ -83,6 +84,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	f.StringVar(&o.intent, "intent", "", "prove this intent, a zerotrust.yaml, instead of the demo's")
 	f.StringVar(&o.vault, "vault", "vault", "the secret store: vault or openbao")
 	f.BoolVar(&o.drills, "drills", false, "afterwards kill each pod once, rotate credentials and move a Service, all under load")
+	f.BoolVar(&o.mutate, "mutate", false, "afterwards take away one policy, one identity, the SPIRE server at a time, and want what follows and nothing else")
 	f.IntVar(&o.hostPort, "port", 0, "port on 127.0.0.1 of what is published (default: the intent's, 3000 for the demo's site)")
 	f.StringVar(&o.reportDir, "report-dir", "report", "folder for the report (HTML, JSON, JUnit, Markdown) and the screenshots")
 	f.StringVar(&o.phases, "phase", "", "run only these phases and what they need, comma-separated")
@@ -107,8 +109,8 @@ func parse(args []string, out io.Writer) (options, error) {
 		err = fmt.Errorf("--workers %d: at least one is needed", o.workers)
 	case !slices.Contains([]string{"vault", "openbao"}, o.vault):
 		err = fmt.Errorf("--vault %q: use vault or openbao", o.vault)
-	case o.drills && o.verify:
-		err = errors.New("--drills changes the cluster, which --verify excludes")
+	case (o.drills || o.mutate) && o.verify:
+		err = errors.New("--drills and --mutate change the cluster, which --verify excludes")
 	case o.hostPort < 0 || o.hostPort > 65535:
 		err = fmt.Errorf("--port %d is not between 1 and 65535", o.hostPort)
 	case o.drills && o.intent != "":
@@ -229,15 +231,19 @@ func up(ctx context.Context, cfg zerotrust.Config, o options, stdout io.Writer) 
 // phases are the standard ones and, but for an intent of the user's, the demo's own.
 func phases(stack *zerotrust.Stack, intent zerotrust.Intent, o options) ([]*phase.Phase, error) {
 	if o.intent != "" {
-		return stack.Phases(), nil
+		return withMutations(stack, stack.Phases(), o), nil
 	}
 	proxy := precinct.FrontendProxy(precinct.Browser{
 		URL: siteURL(intent), ScreenshotDir: filepath.Join(o.reportDir, "screenshots"),
 	}, installBrowser)
 	proxy.Checks = append(proxy.Checks, stack.WorkloadChecks("image of ")...)
 	all, err := zerotrust.After(stack.Phases(), "apps", proxy)
-	if err != nil || !o.drills {
-		return all, err
+	if err != nil {
+		return nil, err
+	}
+	all = withMutations(stack, all, o)
+	if !o.drills {
+		return all, nil
 	}
 	site := precinct.NewSite(siteURL(intent))
 	drills := &phase.Phase{
@@ -247,6 +253,17 @@ func phases(stack *zerotrust.Stack, intent zerotrust.Intent, o options) ([]*phas
 		Checks: append([]phase.Check{precinct.RotationCheck(site, 20)}, stack.Drills(site)...),
 	}
 	return append(all, drills), nil
+}
+
+// withMutations puts them behind all phases, if they are wanted.
+func withMutations(stack *zerotrust.Stack, all []*phase.Phase, o options) []*phase.Phase {
+	if !o.mutate {
+		return all
+	}
+	return append(all, &phase.Phase{
+		Name: "mutations", Doc: "What is taken away changes exactly the edges that stand on it.",
+		Needs: slices.Clone(all), Serial: true, Timeout: 40 * time.Minute, Checks: stack.Mutations(),
+	})
 }
 
 // installBrowser gets Chromium where there is none, as Debian's package.

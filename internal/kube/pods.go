@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -24,6 +25,17 @@ func (c *Client) ReadyPods(ctx context.Context, namespace, labelSelector string)
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
 	return pods, nil
+}
+
+// WaitGone waits until a namespace has no pod with these labels.
+func (c *Client) WaitGone(ctx context.Context, namespace, labelSelector string) error {
+	return Wait(ctx, fmt.Sprintf("the end of the pods of namespace %s with labels %q", namespace, labelSelector), time.Second, func(ctx context.Context) (bool, string, error) {
+		list, err := c.clientset.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: labelSelector})
+		if err != nil {
+			return false, "", err
+		}
+		return len(list.Items) == 0, fmt.Sprintf("%d pods", len(list.Items)), nil
+	})
 }
 
 func isReady(p corev1.Pod) bool {

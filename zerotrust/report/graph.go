@@ -133,9 +133,10 @@ func columnsOf(nodes int, arrows []*arrow) []int {
 			if a.from != n || a.to == n {
 				continue
 			}
-			if state[a.to] == open {
+			switch state[a.to] {
+			case open:
 				a.back = true
-			} else if state[a.to] == fresh {
+			case fresh:
 				visit(a.to)
 			}
 		}

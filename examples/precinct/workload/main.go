@@ -41,7 +41,7 @@ func serve(ctx context.Context, addresses []string) error {
 			if err != nil {
 				return err
 			}
-			defer conn.Close()
+			defer func() { _ = conn.Close() }()
 			go func() { failed <- answer(conn) }()
 			continue
 		}
