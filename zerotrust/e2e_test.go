@@ -465,7 +465,7 @@ func (l *lab) causesNamed() {
 			l.Fatal(err)
 		}
 	}
-	l.green(phase.Options{})
+	l.green(phase.Options{Only: []string{"4C-cilium-spiffe"}})
 }
 
 func (l *lab) otherConfiguration() {
