@@ -265,6 +265,30 @@ func normalised(in Intent) string {
 	return string(text)
 }
 
+// The demo with GitHub's own API is the demo but for that.
+func TestGitHubIntent(t *testing.T) {
+	const file = "../examples/precinct/github.yaml"
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := ParseIntent(file, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Precinct99()
+	want.Workloads = slices.DeleteFunc(want.Workloads, func(w Workload) bool { return w.Name == "githubstub" })
+	want.Workloads[1].Env = map[string]string{"GITHUB_API_URL": "https://api.github.com/"}
+	for i, e := range want.Edges {
+		if e.To == "githubstub" {
+			want.Edges[i] = Edge{From: "backend", To: "dns:api.github.com", Port: TCP(443)}
+		}
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
 // The README's intent is one.
 func TestREADMEIntent(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")
