@@ -26,6 +26,7 @@ import (
 	"github.com/org/spire-vault-99-action/zerotrust/phase"
 	"github.com/org/spire-vault-99-action/zerotrust/precinct"
 	"github.com/org/spire-vault-99-action/zerotrust/report"
+	"github.com/org/spire-vault-99-action/zerotrust/report/attest"
 	"github.com/org/spire-vault-99-action/zerotrust/vault"
 )
 
@@ -52,6 +53,7 @@ type options struct {
 	down       bool
 	recreate   bool
 	reportDir  string
+	attest     string
 	phases     string
 	cacheDir   string
 	sourceDir  string
@@ -87,6 +89,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	f.BoolVar(&o.mutate, "mutate", false, "afterwards take away one policy, one identity, the SPIRE server at a time, and want what follows and nothing else")
 	f.IntVar(&o.hostPort, "port", 0, "port on 127.0.0.1 of what is published (default: the intent's, 3000 for the demo's site)")
 	f.StringVar(&o.reportDir, "report-dir", "report", "folder for the report (HTML, JSON, JUnit, Markdown) and the screenshots")
+	f.StringVar(&o.attest, "attest", "", "also write what was proven as an in-toto statement (test-result), unsigned, to this file")
 	f.StringVar(&o.phases, "phase", "", "run only these phases and what they need, comma-separated")
 	f.StringVar(&o.name, "name", "", "cluster name (default: the intent's, precinct-99)")
 	f.StringVar(&o.cacheDir, "cache-dir", filepath.Join(cache, "spire-vault-99"), "folder for images and state")
@@ -187,7 +190,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "full:", err)
 		return exitFailed
 	}
-	if werr := errors.Join(report.Summary(stdout, result), report.WriteFiles(o.reportDir, result)); werr != nil {
+	if werr := errors.Join(report.Summary(stdout, result), report.WriteFiles(o.reportDir, result), writeStatement(o, intent, result)); werr != nil {
 		fmt.Fprintln(stderr, "full:", werr)
 		err = errors.Join(err, werr)
 	}
@@ -319,6 +322,25 @@ func terminalConfig(w io.Writer) report.TerminalConfig {
 		width = 80
 	}
 	return report.TerminalConfig{Live: true, Width: width, Color: os.Getenv("NO_COLOR") == ""}
+}
+
+// writeStatement writes the in-toto statement, if it is wanted.
+func writeStatement(o options, intent zerotrust.Intent, r phase.Report) error {
+	if o.attest == "" {
+		return nil
+	}
+	text, err := intent.YAML()
+	if err != nil {
+		return err
+	}
+	statement, err := attest.Statement(r, intent.Name+".yaml", text)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(o.attest, statement, 0o644); err != nil {
+		return fmt.Errorf("writing the attestation: %w", err)
+	}
+	return nil
 }
 
 func down(ctx context.Context, cfg zerotrust.Config, stdout, stderr io.Writer) int {

@@ -56,6 +56,7 @@ var rules = map[string]rule{
 	// zerotrust puts them together.
 	"zerotrust/phase":          {without: []string{"."}},
 	"zerotrust/report":         {imports: []string{"zerotrust/phase"}, without: []string{"."}},
+	"zerotrust/report/attest":  {imports: []string{"zerotrust/phase"}, without: []string{"k8s.io", kind, helm}},
 	"zerotrust/probe":          {imports: []string{"zerotrust/phase", "cilium", "internal/..."}, without: []string{kind, helm}},
 	"zerotrust/probe/prober":   {speaks: true, without: []string{"."}}, // a program that goes into an image
 	"zerotrust/vault":          {imports: []string{"zerotrust/phase", "internal/..."}, without: []string{kind, helm}},
