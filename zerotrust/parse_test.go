@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"reflect"
 	"slices"
@@ -228,35 +229,89 @@ func TestIntentSchema(t *testing.T) {
 	}
 }
 
-// Whatever the text, the answer is an intent that can be written and read again, or faults
-// with places.
+// FuzzParseIntent needs minutes to compile, as the go command instruments every package
+// below this one; TestParseIntentOfMutants asks the same of less clever texts in each run.
 func FuzzParseIntent(f *testing.F) {
-	f.Add(string(precinct99))
-	f.Add(shop)
-	f.Add("a: &a [*a]\n")
-	f.Add("version: 1\n<<: {name: x}\n")
-	f.Fuzz(func(t *testing.T, text string) {
-		in, err := ParseIntent("f.yaml", []byte(text))
-		if err != nil {
-			var faults Faults
-			if !errors.As(err, &faults) || len(faults) == 0 {
-				t.Fatalf("error: %v", err)
+	for _, text := range seeds {
+		f.Add(text)
+	}
+	f.Fuzz(parsesOrTells)
+}
+
+var seeds = []string{string(precinct99), shop, "a: &a [*a]\n", "version: 1\n<<: {name: x}\n"}
+
+func TestParseIntentOfMutants(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 99))
+	understood := 0
+	for range 10000 {
+		text := []byte(seeds[r.IntN(len(seeds))])
+		for range 1 + r.IntN(3) {
+			text = mutant(r, text)
+		}
+		if _, err := ParseIntent("m.yaml", text); err == nil {
+			understood++
+		}
+		parsesOrTells(t, string(text))
+		if t.Failed() {
+			t.Fatalf("the text:\n%s", text)
+		}
+	}
+	if understood < 200 || understood > 9800 {
+		t.Errorf("%d of 10000 mutants are intents: they are too much alike", understood)
+	}
+}
+
+// mutant has a line or some bytes of the text elsewhere, twice, not at all, or another.
+func mutant(r *rand.Rand, text []byte) []byte {
+	if len(text) == 0 {
+		return []byte("version: 1\n")
+	}
+	from := r.IntN(len(text))
+	to := min(len(text), from+1+r.IntN(12))
+	if r.IntN(2) == 0 { // whole lines
+		from = bytes.LastIndexByte(text[:from], '\n') + 1
+		if end := bytes.IndexByte(text[from:], '\n'); end >= 0 {
+			to = from + end + 1
+		}
+	}
+	part := slices.Clone(text[from:to])
+	at := r.IntN(len(text))
+	switch r.IntN(4) {
+	case 0:
+		return slices.Delete(slices.Clone(text), from, to)
+	case 1:
+		return slices.Insert(slices.Clone(text), at, part...)
+	case 2:
+		other := slices.Clone(text)
+		other[at] = byte(r.IntN(256))
+		return other
+	}
+	return slices.Insert(slices.Clone(text), at, []byte([]string{"null", "[]", "{}", "-1", "&x ", "*x", "!!str ", "\t", ": ", "~"}[r.IntN(10)])...)
+}
+
+// parsesOrTells wants, whatever the text, an intent that can be written and read again, or
+// faults with places.
+func parsesOrTells(t *testing.T, text string) {
+	in, err := ParseIntent("f.yaml", []byte(text))
+	if err != nil {
+		var faults Faults
+		if !errors.As(err, &faults) || len(faults) == 0 {
+			t.Fatalf("error: %v", err)
+		}
+		for _, fault := range faults {
+			if fault.Line < 1 || fault.Column < 1 || fault.Text == "" {
+				t.Errorf("%+v", fault)
 			}
-			for _, fault := range faults {
-				if fault.Line < 1 || fault.Column < 1 || fault.Text == "" {
-					t.Errorf("%+v", fault)
-				}
-			}
-			return
 		}
-		again, err := in.YAML()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if back, err := ParseIntent("g.yaml", again); err != nil || normalised(in) != normalised(back) {
-			t.Errorf("%v\n%s", err, cmp.Diff(in, back))
-		}
-	})
+		return
+	}
+	again, err := in.YAML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back, err := ParseIntent("g.yaml", again); err != nil || normalised(in) != normalised(back) {
+		t.Errorf("%v\n%s", err, cmp.Diff(in, back))
+	}
 }
 
 // normalised tells no empty list from none.
