@@ -39,7 +39,11 @@ func newReleaser(cluster *rest.Config, c Config) (*releaser, error) {
 		}
 		hc := new(action.Configuration)
 		// Secrets, because values may hold what a ConfigMap should not.
-		if err := hc.Init(g, Namespace, "secret", func(format string, args ...any) { c.emit("helm", format, args...) }); err != nil {
+		if err := hc.Init(g, Namespace, "secret", func(format string, args ...any) {
+			if !strings.HasPrefix(format, "Looks like there are no changes") { // one for each object
+				c.emit("helm", format, args...)
+			}
+		}); err != nil {
 			return nil, fmt.Errorf("cilium: connect Helm to %s: %w", cluster.Host, err)
 		}
 		hc.KubeClient = &waiter{Client: hc.KubeClient.(*helmkube.Client), ctx: ctx, rollout: rollout}

@@ -446,6 +446,11 @@ func (s *Stack) checks4C() []phase.Check {
 			Hint: "kubectl -n kube-system logs ds/cilium -c cilium-agent | grep -i authenticat",
 			Run:  s.checkHandshake,
 		},
+		{
+			Name: "no known cause of trouble", Doc: "Nothing is found that is known to break Cilium's authentication, also where it does not yet: agents keep the SVIDs that they have until those expire.",
+			Hint: "docs/troubleshooting.md",
+			Run:  s.checkCauses,
+		},
 	}...)
 	for _, w := range s.cfg.Intent.Workloads {
 		if w.MTLS {

@@ -2,6 +2,7 @@ package zerotrust
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -10,10 +11,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/org/spire-vault-99-action/cilium"
 	"github.com/org/spire-vault-99-action/zerotrust/phase"
+	"github.com/org/spire-vault-99-action/zerotrust/postgres"
 	"github.com/org/spire-vault-99-action/zerotrust/probe"
 )
 
@@ -78,7 +82,11 @@ const (
 )
 
 func (s *Stack) checks4D() []phase.Check {
-	return s.matrixChecks(Matrix(s.cfg.Intent))
+	return append([]phase.Check{{
+		Name: "policies as derived", Doc: "The policies in force are exactly the derived ones, in the intent's namespaces and for the whole cluster.",
+		Hint: "kubectl get cnp,ccnp,netpol -A; run again without --verify: the cilium phase puts the derived ones back.",
+		Run:  s.checkPolicies,
+	}}, s.matrixChecks(Matrix(s.cfg.Intent))...)
 }
 
 // matrixChecks prove each of the cells.
@@ -127,10 +135,42 @@ func (s *Stack) target(ctx context.Context, c Cell) (string, error) {
 		}
 	}
 	address := net.JoinHostPort(host, fmt.Sprint(c.Port.Number))
-	if c.Port.UDP {
+	switch {
+	case c.Port.UDP:
 		return "udp://" + address, nil
+	case c.Allowed && s.presents(c):
+		return "tls://" + address, nil
 	}
 	return address, nil
+}
+
+// presents says whether the port of a cell speaks TLS from its first byte on, and with an SVID
+// that can be verified: on somebody else's cluster there is no way to the trust bundle.
+func (s *Stack) presents(c Cell) bool {
+	w, known := s.cfg.Intent.Workload(c.To)
+	return known && s.cfg.Cluster == nil && (w.MTLS && c.Port == w.Ports[0] || w.Runs == Vault || w.Runs == Postgres && c.Port.Number == postgres.AdminPort)
+}
+
+// verified is the SPIFFE ID of the certificates that a probe was shown, judged by the trust
+// bundle.
+func (s *Stack) verified(ctx context.Context, r probe.Attempt) (spiffeid.ID, error) {
+	if r.TLSError != "" {
+		return spiffeid.ID{}, fmt.Errorf("TLS: %s", r.TLSError)
+	}
+	var chain []*x509.Certificate
+	for _, der := range r.Certificates {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return spiffeid.ID{}, err
+		}
+		chain = append(chain, c)
+	}
+	bundle, err := s.bundle(ctx)
+	if err != nil {
+		return spiffeid.ID{}, err
+	}
+	id, _, err := x509svid.Verify(chain, bundle)
+	return id, err
 }
 
 // probe tries the cell from inside a pod of the source workload, or from outside; then the
@@ -207,6 +247,16 @@ func (s *Stack) proveAllowed(ctx context.Context, log *flowLog, cell Cell) (phas
 			what, sourceName(pod), r.LocalPort, cell.Port, cell.Authenticated, hubblePatience), log.complete())
 	}
 	ev.Got = strings.TrimPrefix(what, "the probe ") + "; " + f.String()
+	if to, known := s.cfg.Intent.Workload(cell.To); known && s.presents(cell) {
+		id, err := s.verified(ctx, r)
+		if err != nil {
+			return ev, phase.Failf("%s answers with no SVID of this trust domain: %w", r.Address, err)
+		}
+		ev.Details = append(ev.Details, "it presents the SVID "+id.String())
+		if want := s.cfg.Intent.ID(to); id != want {
+			return ev, phase.Want("the SVID "+want.String(), id.String())
+		}
+	}
 	return ev, nil
 }
 

@@ -295,6 +295,26 @@ func (s *Stack) diagnosedOne(c phase.Check) phase.Check {
 	return c
 }
 
+// checkCauses looks for the causes of what may still seem well.
+func (s *Stack) checkCauses(ctx context.Context) (phase.Evidence, error) {
+	ev := phase.Evidence{Want: fmt.Sprintf("none of %d known causes", len(Causes())), Source: "API server; SPIRE server"}
+	// An identity that is new is registered a moment later.
+	err := s.within(ctx, settle, func() error {
+		now, err := s.gather(ctx)
+		if err != nil {
+			return err
+		}
+		if found := diagnose(now); len(found) > 0 {
+			return phase.Want(ev.Want, strings.Join(found, "; "))
+		}
+		return nil
+	})
+	if err == nil {
+		ev.Got = ev.Want
+	}
+	return ev, err
+}
+
 // gather reads the state from the cluster. What cannot be had is left out, and told.
 func (s *Stack) gather(ctx context.Context) (state, error) {
 	now := state{td: s.td, cluster: s.cfg.Intent.Name}

@@ -27,8 +27,8 @@ type Site interface {
 }
 
 // Drills are checks that break things on purpose and want the site to get over it:
-// each pod is killed once, and the Service of a workload is moved from NodePort to
-// ClusterIP under load. Unlike other checks they change the cluster; all of it is as
+// each pod is killed once, the Service of a workload is moved from NodePort to ClusterIP
+// under load, and Cilium's mutual authentication is taken back and brought again under load. Unlike other checks they change the cluster; all of it is as
 // before when they end. They belong into a phase with Serial and a long Timeout.
 func (s *Stack) Drills(site Site) []phase.Check {
 	var all []phase.Check
@@ -44,6 +44,15 @@ func (s *Stack) Drills(site Site) []phase.Check {
 	}
 	add("the SPIRE server", "spire-system", "app.kubernetes.io/name=spire-server")
 	add("a SPIRE agent", "spire-system", "app.kubernetes.io/name=spire-agent")
+	log := &flowLog{stack: s}
+	s.atClose(log.close)
+	if slices.ContainsFunc(s.cfg.Intent.Edges, func(e Edge) bool { return e.Authenticated }) {
+		all = append(all, phase.Check{
+			Name: "to mutual authentication and back", Doc: "While users are at work, Cilium's mutual authentication is rolled back and the cluster upgraded to it again: no request fails.",
+			Hint: "kubectl -n kube-system get pods; kubectl get cnp -A; run again without --drills: the phases bring everything back.",
+			Run:  func(ctx context.Context) (phase.Evidence, error) { return s.drillUpgrade(ctx, log, site) },
+		})
+	}
 	for _, e := range s.cfg.Intent.Edges {
 		from, _ := s.cfg.Intent.Workload(e.From)
 		to, known := s.cfg.Intent.Workload(e.To)

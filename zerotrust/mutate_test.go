@@ -40,3 +40,18 @@ edges:
 		t.Errorf("the intruder has authenticated edges: %v", got)
 	}
 }
+
+// Rolling back changes nothing but that nobody is asked to authenticate.
+func TestUnauthenticated(t *testing.T) {
+	in := Precinct99()
+	plain := in.unauthenticated()
+	for i, e := range in.Edges {
+		e.Authenticated = false
+		if plain.Edges[i] != e {
+			t.Errorf("%+v, want %+v", plain.Edges[i], e)
+		}
+	}
+	if len(authenticated(in, "backend")) == 0 {
+		t.Error("the intent itself was changed")
+	}
+}

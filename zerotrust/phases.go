@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
 
 	"github.com/org/spire-vault-99-action/cilium"
 	"github.com/org/spire-vault-99-action/images"
@@ -404,6 +403,22 @@ func (s *Stack) applySPIRE(ctx context.Context) error {
 }
 
 func (s *Stack) applyIdentities(ctx context.Context) error {
+	if err := s.register(ctx); err != nil {
+		return err
+	}
+	cluster, err := s.rest(ctx)
+	if err != nil {
+		return err
+	}
+	var group errgroup.Group
+	group.Go(func() error { return deploy.WaitOIDC(ctx, cluster, s.spireConfig()) })
+	group.Go(func() error { return s.hurryIdentities(ctx) })
+	return group.Wait()
+}
+
+// register has SPIRE hold the derived entries, and waits until their SVIDs can be had on
+// every node.
+func (s *Stack) register(ctx context.Context) error {
 	want, err := Entries(s.cfg.Intent)
 	if err != nil {
 		return err
@@ -429,22 +444,25 @@ func (s *Stack) applyIdentities(ctx context.Context) error {
 	if err := giveBack(ctx, client, conn); err != nil {
 		return err
 	}
-	if _, err := deploy.WaitUsable(ctx, cluster, s.spireConfig()); err != nil {
-		return err
-	}
-	var group errgroup.Group
-	group.Go(func() error { return deploy.WaitOIDC(ctx, cluster, s.spireConfig()) })
-	group.Go(func() error { s.hurryIdentities(ctx, cluster, conn); return nil })
-	return group.Wait()
+	_, err = deploy.WaitUsable(ctx, cluster, s.spireConfig())
+	return err
 }
 
 // hurryIdentities has Cilium's operator register the identities that it failed to
 // register while there was no SPIRE; by itself it would try again ever later. It is
 // no more than a hurry: a check of 4C finds whether all of them are registered.
-func (s *Stack) hurryIdentities(ctx context.Context, cluster *rest.Config, conn *deploy.Conn) {
+func (s *Stack) hurryIdentities(ctx context.Context) error {
+	cluster, err := s.rest(ctx)
+	if err != nil {
+		return err
+	}
+	conn, err := s.spire(ctx)
+	if err != nil {
+		return err
+	}
 	hurry, cancel := context.WithTimeout(ctx, settle)
 	defer cancel()
-	err := kube.Wait(hurry, "the entries of Cilium's identities", time.Second, func(ctx context.Context) (bool, string, error) {
+	err = kube.Wait(hurry, "the entries of Cilium's identities", time.Second, func(ctx context.Context) (bool, string, error) {
 		entries, err := spire.List(ctx, conn, spire.ListConfig{ParentID: spire.CiliumOperatorID(s.td)})
 		if err != nil {
 			return false, "", err
@@ -465,6 +483,7 @@ func (s *Stack) hurryIdentities(ctx context.Context, cluster *rest.Config, conn 
 	if err != nil {
 		phase.Progress(ctx, "%v", err)
 	}
+	return nil
 }
 
 func (s *Stack) syncConfig() spire.SyncConfig { return spire.SyncConfig{Owner: Owner} }

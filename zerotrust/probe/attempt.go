@@ -34,6 +34,12 @@ type Attempt struct {
 	Error   string  `json:"error"`   // why there is no connection; "" if Connected
 	Kind    string  `json:"kind"`    // of Error: one of the kinds above
 	Seconds float64 `json:"seconds"` // until it was connected, or was known not to be
+
+	// Certificates are those that a tls:// target presents, DER, its own first. The prober
+	// has no trust bundle: they are for the caller to verify. TLSError is why there are
+	// none though it connected.
+	Certificates [][]byte `json:"certificates"`
+	TLSError     string   `json:"tlsError"`
 }
 
 func (a Attempt) String() string {
@@ -71,9 +77,9 @@ func Parse(printed, target string) (Attempt, error) {
 	return a, nil
 }
 
-// checkTarget wants "host:port" or "udp://host:port".
+// checkTarget wants "host:port", "udp://host:port" or "tls://host:port".
 func checkTarget(target string) error {
-	host, port, err := net.SplitHostPort(strings.TrimPrefix(target, "udp://"))
+	host, port, err := net.SplitHostPort(strings.TrimPrefix(strings.TrimPrefix(target, "udp://"), "tls://"))
 	if err != nil {
 		return err
 	}

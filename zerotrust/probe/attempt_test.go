@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -31,7 +32,7 @@ func TestParse(t *testing.T) {
 	} {
 		got, err := Parse(tt.printed, "t:1")
 		switch {
-		case tt.says == "" && (err != nil || got != tt.want):
+		case tt.says == "" && (err != nil || !reflect.DeepEqual(got, tt.want)):
 			t.Errorf("%s: %+v, %v", tt.printed, got, err)
 		case tt.says != "" && (err == nil || !strings.Contains(err.Error(), tt.says)):
 			t.Errorf("%s: error %v, want one that says %q", tt.printed, err, tt.says)

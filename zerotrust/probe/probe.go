@@ -58,7 +58,8 @@ func New(client *kube.Client, cfg Config) *Prober {
 }
 
 // Try tries once, for at most timeout (default 5 s), to connect from inside the pod
-// to target, "host:port", or "udp://host:port" to get an answer there. The pod needs its namespace, its name and, if another one of
+// to target, "host:port", or "udp://host:port" to get an answer
+// there, or "tls://host:port" to see its certificates too. The pod needs its namespace, its name and, if another one of
 // that name must not do (as a StatefulSet would make), its UID. If no container of ours runs
 // in it, one is added, which takes a second or two; it may take a minute, and goes on
 // starting if ctx ends before.

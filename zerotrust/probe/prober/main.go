@@ -6,6 +6,7 @@
 //	prober serve -idle 10m              waits; ends after ten minutes without a try
 //	prober try -timeout 5s db.app:5432  tries once and prints what happened as JSON
 //	prober try udp://dns.app:53         the same over UDP
+//	prober try tls://db.app:5432        and what certificates it presents
 //
 // A try that could be made ends with 0, whatever came of it; wrong arguments end with 2.
 package main
@@ -38,7 +39,7 @@ func main() {
 	}
 }
 
-const usage = "usage: prober serve [-idle 10m] [-socket NAME] | prober try [-timeout 5s] [-socket NAME] [udp://]HOST:PORT"
+const usage = "usage: prober serve [-idle 10m] [-socket NAME] | prober try [-timeout 5s] [-socket NAME] [udp://|tls://]HOST:PORT"
 
 // command is what the arguments ask for.
 type command struct {
@@ -100,7 +101,7 @@ func (c command) check() error {
 		return fmt.Errorf("target %q: %w", c.target, err)
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || host == "" {
-		return fmt.Errorf("target %q: want HOST:PORT with a port from 1 to 65535, or udp:// before it", c.target)
+		return fmt.Errorf("target %q: want HOST:PORT with a port from 1 to 65535, or udp:// or tls:// before it", c.target)
 	}
 	return nil
 }

@@ -3,11 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
+	"net/http/httptest"
 	"strings"
 	"syscall"
 	"testing"
@@ -101,6 +104,25 @@ func TestTryConnects(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What a server of TLS presents is told, also by one that wants a certificate itself.
+func TestTryTLS(t *testing.T) {
+	for what, auth := range map[string]tls.ClientAuthType{"anybody": tls.NoClientCert, "who has a certificate": tls.RequireAnyClientCert} {
+		s := httptest.NewUnstartedServer(nil)
+		s.Config.ErrorLog = log.New(io.Discard, "", 0)
+		s.TLS = &tls.Config{ClientAuth: auth, MinVersion: tls.VersionTLS13}
+		s.StartTLS()
+		t.Cleanup(s.Close)
+		r := try(t.Context(), "tls://"+s.Listener.Addr().String(), 5*time.Second)
+		if !r.Connected || r.TLSError != "" || len(r.Certificates) != 1 || !bytes.Equal(r.Certificates[0], s.Certificate().Raw) {
+			t.Errorf("for %s: %+v", what, r)
+		}
+	}
+	plain := listen(t, func(c net.Conn) { fmt.Fprintln(c, "hello"); c.Close() })
+	if r := try(t.Context(), "tls://"+plain, 5*time.Second); !r.Connected || r.TLSError == "" || len(r.Certificates) != 0 {
+		t.Errorf("plain text: %+v", r)
 	}
 }
 

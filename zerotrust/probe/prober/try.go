@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"os"
@@ -29,6 +30,11 @@ type Result struct {
 	Error     string  `json:"error,omitempty"`     // why there is no connection
 	Kind      string  `json:"kind,omitempty"`      // of the error: "name", "timeout", "refused", "other"
 	Seconds   float64 `json:"seconds"`             // until it was connected, or was not
+
+	// Certificates are those that a tls:// target presents, DER, its own first; nobody has
+	// verified them. TLSError is why there are none.
+	Certificates [][]byte `json:"certificates,omitempty"`
+	TLSError     string   `json:"tlsError,omitempty"`
 }
 
 // try connects once, and reads the greeting if there is one. The name is looked up
@@ -73,14 +79,36 @@ func try(ctx context.Context, target string, timeout time.Duration) Result {
 	}
 	defer conn.Close()
 	r.Connected, r.Seconds = true, time.Since(start).Seconds()
+	if network == "tls" {
+		if r.Certificates, err = presented(ctx, conn); err != nil {
+			r.TLSError = err.Error()
+		}
+		return r
+	}
 	r.Answer = greeting(conn)
 	return r
 }
 
-// network is "udp" for a target that begins with udp://, and else "tcp".
+// presented is what a server of TLS presents. Whether it is to be believed is for whoever
+// has the trust bundle. It may want a certificate, which it says only afterwards.
+func presented(ctx context.Context, conn net.Conn) ([][]byte, error) {
+	secured := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}) //nolint:gosec // see above
+	if err := secured.HandshakeContext(ctx); err != nil {
+		return nil, err
+	}
+	var all [][]byte
+	for _, c := range secured.ConnectionState().PeerCertificates {
+		all = append(all, c.Raw)
+	}
+	return all, nil
+}
+
+// network is what a target begins with, udp:// or tls://, and else "tcp".
 func network(target string) (network, address string) {
-	if address, udp := strings.CutPrefix(target, "udp://"); udp {
-		return "udp", address
+	for _, network := range []string{"udp", "tls"} {
+		if address, is := strings.CutPrefix(target, network+"://"); is {
+			return network, address
+		}
 	}
 	return "tcp", target
 }
