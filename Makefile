@@ -2,7 +2,7 @@
 # they need; nothing else has to be prepared.
 GO ?= go
 
-.PHONY: demo verify down test unit bench check lint packages
+.PHONY: demo verify down test unit fuzz bench check lint packages
 
 demo: ## a running cluster, proven edge by edge, with the site open
 	$(GO) run ./examples/full --keep
@@ -26,6 +26,11 @@ packages: ## what the tests of the applications run: PostgreSQL and a browser, a
 
 unit: ## what needs no container engine
 	$(GO) test ./...
+
+fuzz: ## look for texts that break the parser, the renderers and the policies; compiles for minutes first
+	$(GO) test ./zerotrust/report -run '^$$' -fuzz FuzzRenderers -fuzztime 1m -fuzzminimizetime 1x
+	$(GO) test ./zerotrust -run '^$$' -fuzz FuzzParseIntent -fuzztime 1m
+	$(GO) -C internal/ciliumjudge test -run '^$$' -fuzz FuzzIntents -fuzztime 1m .
 
 bench: ## how long each phase takes, and loading an image beside kind's own way
 	$(GO) test -tags e2e -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x ./zerotrust

@@ -210,7 +210,9 @@ func (s *Stack) proveAllowed(ctx context.Context, log *flowLog, cell Cell) (phas
 	var pod corev1.Pod
 	var r probe.Attempt
 	var err error
+	var since int
 	for try := 1; try <= allowedTries; try++ {
+		since = log.now()
 		if pod, r, err = s.probe(ctx, cell, allowedTimeout); err != nil {
 			return ev, err
 		}
@@ -228,7 +230,7 @@ func (s *Stack) proveAllowed(ctx context.Context, log *flowLog, cell Cell) (phas
 	}
 	what := "the probe connected"
 	if !r.Connected {
-		if f, seen := log.find(ctx, time.Second, func(f cilium.Flow) bool { return s.sameAttempt(f, pod, r, cell) && f.Verdict == "DROPPED" }); seen {
+		if f, seen := log.find(ctx, since, time.Second, func(f cilium.Flow) bool { return s.sameAttempt(f, pod, r, cell) && f.Verdict == "DROPPED" }); seen {
 			ev.Details = append(ev.Details, f.String())
 			ev.Got = "dropped: " + f.DropReason
 			return ev, phase.Want(ev.Want, ev.Got)
@@ -241,7 +243,7 @@ func (s *Stack) proveAllowed(ctx context.Context, log *flowLog, cell Cell) (phas
 		forwarded = func(f cilium.Flow) bool { return sent(f) && f.Direction == "INGRESS" }
 		what = "the probe got no answer"
 	}
-	f, seen := log.find(ctx, hubblePatience, forwarded)
+	f, seen := log.find(ctx, since, hubblePatience, forwarded)
 	if !seen {
 		return ev, errors.Join(fmt.Errorf("%s, but Hubble told of no forwarded flow from %s port %d to port %s (authenticated: %t) within %s",
 			what, sourceName(pod), r.LocalPort, cell.Port, cell.Authenticated, hubblePatience), log.complete())
@@ -267,6 +269,7 @@ func (s *Stack) proveDenied(ctx context.Context, log *flowLog, cell Cell) (phase
 	if err := log.open(ctx); err != nil {
 		return ev, err
 	}
+	since := log.now()
 	pod, r, err := s.probe(ctx, cell, deniedTimeout)
 	if err != nil {
 		return ev, err
@@ -279,7 +282,7 @@ func (s *Stack) proveDenied(ctx context.Context, log *flowLog, cell Cell) (phase
 	case r.Connected, r.Kind == probe.KindRefused:
 		return ev, phase.Want(ev.Want, "it got through: "+r.String())
 	}
-	f, seen := log.find(ctx, hubblePatience, func(f cilium.Flow) bool { return s.sameAttempt(f, pod, r, cell) && f.Verdict == "DROPPED" })
+	f, seen := log.find(ctx, since, hubblePatience, func(f cilium.Flow) bool { return s.sameAttempt(f, pod, r, cell) && f.Verdict == "DROPPED" })
 	if !seen {
 		return ev, errors.Join(fmt.Errorf("the probe got no answer, but Hubble told of no drop from %s port %d to port %s within %s",
 			sourceName(pod), r.LocalPort, cell.Port, hubblePatience), log.complete())
@@ -356,17 +359,26 @@ func (l *flowLog) listen(stream *cilium.FlowStream) {
 	}
 }
 
-// find waits for a flow, heard before or still to come.
-func (l *flowLog) find(ctx context.Context, patience time.Duration, match func(cilium.Flow) bool) (cilium.Flow, bool) {
+// now is the place in the log that what is heard from here on comes after. Flows are told
+// apart by it, and not by their times: the clocks of nodes differ.
+func (l *flowLog) now() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.flows)
+}
+
+// find waits for a flow that was heard since that place, or is still to come: an attempt of
+// long ago may have had the same port.
+func (l *flowLog) find(ctx context.Context, since int, patience time.Duration, match func(cilium.Flow) bool) (cilium.Flow, bool) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
 		l.mu.Lock()
-		i := slices.IndexFunc(l.flows, match)
+		i := slices.IndexFunc(l.flows[since:], match)
 		heard, ended := l.heard, l.ended
 		var f cilium.Flow
 		if i >= 0 {
-			f = l.flows[i]
+			f = l.flows[since+i]
 		}
 		l.mu.Unlock()
 		if i >= 0 {

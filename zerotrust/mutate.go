@@ -90,7 +90,8 @@ type mutation struct {
 	take, back func(ctx context.Context) error
 	// nudge, if set, is called before each look at the cells that are to change.
 	nudge func(ctx context.Context) error
-	// also, if set, is what else must hold while the thing is gone, and afterwards.
+	// also and afterwards, if set, are what else must hold while the thing is gone, and once
+	// it is back.
 	also, afterwards func(ctx context.Context) error
 	// expect says for a cell what it must be while the thing is gone. The cells that
 	// change are looked at again until they have, or patience ends.
@@ -212,12 +213,13 @@ func (s *Stack) is(ctx context.Context, log *flowLog, c Cell, want expectation) 
 	if err := log.open(ctx); err != nil {
 		return err.Error(), false
 	}
+	since := log.now()
 	pod, r, err := s.probe(ctx, c, deniedTimeout)
 	if err != nil {
 		return err.Error(), false
 	}
 	verdict := func(match func(cilium.Flow) bool) (string, bool) {
-		f, seen := log.find(ctx, hubblePatience, func(f cilium.Flow) bool { return s.sameAttempt(f, pod, r, c) && match(f) })
+		f, seen := log.find(ctx, since, hubblePatience, func(f cilium.Flow) bool { return s.sameAttempt(f, pod, r, c) && match(f) })
 		if !seen {
 			return r.String() + ", and Hubble told of no such flow", false
 		}
