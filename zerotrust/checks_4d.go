@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	corev1 "k8s.io/api/core/v1"
@@ -153,7 +154,7 @@ func (s *Stack) presents(c Cell) bool {
 
 // verified is the SPIFFE ID of the certificates that a probe was shown, judged by the trust
 // bundle.
-func (s *Stack) verified(ctx context.Context, r probe.Attempt) (spiffeid.ID, error) {
+func verified(r probe.Attempt, bundle x509bundle.Source) (spiffeid.ID, error) {
 	if r.TLSError != "" {
 		return spiffeid.ID{}, fmt.Errorf("TLS: %s", r.TLSError)
 	}
@@ -164,10 +165,6 @@ func (s *Stack) verified(ctx context.Context, r probe.Attempt) (spiffeid.ID, err
 			return spiffeid.ID{}, err
 		}
 		chain = append(chain, c)
-	}
-	bundle, err := s.bundle(ctx)
-	if err != nil {
-		return spiffeid.ID{}, err
 	}
 	id, _, err := x509svid.Verify(chain, bundle)
 	return id, err
@@ -250,7 +247,11 @@ func (s *Stack) proveAllowed(ctx context.Context, log *flowLog, cell Cell) (phas
 	}
 	ev.Got = strings.TrimPrefix(what, "the probe ") + "; " + f.String()
 	if to, known := s.cfg.Intent.Workload(cell.To); known && s.presents(cell) {
-		id, err := s.verified(ctx, r)
+		bundle, err := s.trusted(ctx)
+		if err != nil {
+			return ev, err
+		}
+		id, err := verified(r, bundle)
 		if err != nil {
 			return ev, phase.Failf("%s answers with no SVID of this trust domain: %w", r.Address, err)
 		}

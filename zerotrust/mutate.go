@@ -397,6 +397,10 @@ func (s *Stack) mutateServer(ctx context.Context, log *flowLog) (phase.Evidence,
 	}
 	return s.mutate(ctx, log, mutation{
 		take: func(ctx context.Context) error {
+			// What it issued is to be judged while it is away.
+			if _, err := s.bundle(ctx); err != nil {
+				return err
+			}
 			if err := scale(ctx, 0); err != nil {
 				return err
 			}

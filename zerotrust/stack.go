@@ -112,6 +112,7 @@ type Stack struct {
 	restcfg *rest.Config
 	client  *kube.Client
 	conn    *deploy.Conn
+	seen    *x509bundle.Bundle // the last one
 	closers []func() error
 	say     func(fromsource.Event) // set while images are built
 
@@ -262,7 +263,25 @@ func (s *Stack) bundle(ctx context.Context) (*x509bundle.Bundle, error) {
 	if err != nil {
 		return nil, err
 	}
-	return deploy.Bundle(ctx, conn)
+	bundle, err := deploy.Bundle(ctx, conn)
+	if err == nil {
+		s.mu.Lock()
+		s.seen = bundle
+		s.mu.Unlock()
+	}
+	return bundle, err
+}
+
+// trusted is the trust bundle as the SPIRE server has it or, while it is away, as it had it
+// last: what was issued before is still to be judged.
+func (s *Stack) trusted(ctx context.Context) (*x509bundle.Bundle, error) {
+	bundle, err := s.bundle(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil && s.seen != nil {
+		return s.seen, nil
+	}
+	return bundle, err
 }
 
 func (s *Stack) spireConfig() deploy.Config {
