@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -28,11 +27,8 @@ import (
 func TestE2EOrders(t *testing.T) {
 	l := &lab{T: t, cfg: labConfig(t), shots: t.TempDir()}
 	const file = "../examples/orders/zerotrust.yaml"
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if l.cfg.Intent, err = ParseIntent(file, text); err != nil {
+	var err error
+	if l.cfg.Intent, err = ReadIntent(file); err != nil {
 		t.Fatal(err)
 	}
 	l.cfg.Intent.Name, l.cfg.Workers = "orders-e2e", 1

@@ -45,14 +45,14 @@ func (s *Stack) outside(ctx context.Context) (*kindx.Outside, error) {
 	if err != nil {
 		return nil, err
 	}
-	nodes, err := s.members(ctx)
-	if err != nil {
-		return nil, err
-	}
 	s.loading.Lock()
 	defer s.loading.Unlock()
 	if s.beside != nil {
 		return s.beside, nil
+	}
+	nodes, err := s.members(ctx)
+	if err != nil {
+		return nil, err
 	}
 	var routes []kindx.Route
 	for _, n := range nodes {

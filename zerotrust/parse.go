@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -61,6 +62,15 @@ func ParseIntent(name string, text []byte) (Intent, error) {
 		return Intent{}, r.faults
 	}
 	return doc.Intent, nil
+}
+
+// ReadIntent is ParseIntent of a file.
+func ReadIntent(file string) (Intent, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return Intent{}, fmt.Errorf("reading the intent: %w", err)
+	}
+	return ParseIntent(file, text)
 }
 
 // YAML is the intent in its YAML form.

@@ -323,11 +323,7 @@ func normalised(in Intent) string {
 // The demo with GitHub's own API is the demo but for that.
 func TestGitHubIntent(t *testing.T) {
 	const file = "../examples/precinct/github.yaml"
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := ParseIntent(file, text)
+	got, err := ReadIntent(file)
 	if err != nil {
 		t.Fatal(err)
 	}

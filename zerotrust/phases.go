@@ -356,13 +356,7 @@ func (s *Stack) nodeImages() []string {
 // cilium
 
 func (s *Stack) applyCilium(ctx context.Context) error {
-	cluster, err := s.rest(ctx)
-	if err != nil {
-		return err
-	}
-	cfg := s.ciliumConfig()
-	cfg.OnEvent = func(e cilium.Event) { phase.Progress(ctx, "%s", e) }
-	if _, err := cilium.Install(ctx, cluster, cfg); err != nil {
+	if err := s.release(ctx, s.ciliumConfig()); err != nil {
 		return err
 	}
 	return s.applyGuards(ctx)

@@ -90,11 +90,8 @@ func run(args []string, stdout, stderr io.Writer) error {
 	}
 	in := zerotrust.Precinct99()
 	if o.intent != "" {
-		text, err := os.ReadFile(o.intent)
-		if err != nil {
-			return fmt.Errorf("derive: reading the intent: %w", err)
-		}
-		if in, err = zerotrust.ParseIntent(o.intent, text); err != nil {
+		var err error
+		if in, err = zerotrust.ReadIntent(o.intent); err != nil {
 			return err
 		}
 	}

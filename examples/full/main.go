@@ -293,11 +293,8 @@ func siteURL(in zerotrust.Intent) string {
 func readIntent(o options) (zerotrust.Intent, error) {
 	in := zerotrust.Precinct99()
 	if o.intent != "" {
-		text, err := os.ReadFile(o.intent)
-		if err != nil {
-			return in, fmt.Errorf("reading the intent: %w", err)
-		}
-		if in, err = zerotrust.ParseIntent(o.intent, text); err != nil {
+		var err error
+		if in, err = zerotrust.ReadIntent(o.intent); err != nil {
 			return in, err
 		}
 	}

@@ -71,12 +71,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "verify: -intent and -prober-image are required, and nothing else is taken: see -help")
 		return 2
 	}
-	text, err := os.ReadFile(o.intent)
-	if err != nil {
-		fmt.Fprintln(stderr, "verify: reading the intent:", err)
-		return 2
-	}
-	intent, err := zerotrust.ParseIntent(o.intent, text)
+	intent, err := zerotrust.ReadIntent(o.intent)
 	if err != nil {
 		fmt.Fprintln(stderr, err)
 		return 2
