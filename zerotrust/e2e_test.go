@@ -589,7 +589,13 @@ func (i *interrupter) Write(p []byte) (int, error) {
 func (i *interrupter) String() string { return i.buf.String() }
 
 func (l *lab) stoppedNode() {
-	node := l.cfg.Intent.Name + "-worker"
+	// The database's, as its lock is left behind when it is killed.
+	db, _ := l.cfg.Intent.Running(Postgres)
+	pods, err := l.stack().readyPods(l.Context(), db)
+	if err != nil {
+		l.Fatal(err)
+	}
+	node := pods[0].Spec.NodeName
 	if out, err := exec.CommandContext(l.Context(), "docker", "stop", "--time", "1", node).CombinedOutput(); err != nil {
 		l.Fatalf("%v\n%s", err, out)
 	}

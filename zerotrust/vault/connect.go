@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/vault/api"
@@ -15,13 +17,15 @@ import (
 )
 
 // Conn reaches a Vault in a cluster from outside: through a forwarded port, over TLS,
-// accepting the server's SPIFFE ID alone. It carries no token of its own. The caller
-// closes it.
+// accepting the server's SPIFFE ID alone. If its pod is made anew meanwhile, the next
+// call reaches the new one. It carries no token of its own. The caller closes it.
 type Conn struct {
-	cfg     Config
-	kube    *kube.Client
+	cfg    Config
+	kube   *kube.Client
+	client *api.Client
+
+	mu      sync.Mutex
 	forward *kube.Forward
-	client  *api.Client
 }
 
 // Connect opens a connection to the server's pod, once that runs; the server may
@@ -38,24 +42,56 @@ func Connect(ctx context.Context, cluster *rest.Config, cfg Config) (*Conn, erro
 	if err != nil {
 		return nil, err
 	}
-	forward, err := client.Forward(ctx, cfg.Namespace, cfg.pod(), Port)
-	if err != nil {
+	c := &Conn{cfg: cfg, kube: client}
+	if _, err := c.forwarded(ctx); err != nil {
 		return nil, fmt.Errorf("vault: connect to pod %s/%s: %w", cfg.Namespace, cfg.pod(), err)
 	}
-	c := &Conn{cfg: cfg, kube: client, forward: forward}
 	if c.client, err = c.newClient(); err != nil {
-		forward.Close()
+		c.Close()
 		return nil, err
 	}
 	return c, nil
 }
 
+// forwarded is a local address that leads to the server, through a forward that is opened
+// again when the one before has ended with its pod.
+func (c *Conn) forwarded(ctx context.Context) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.forward != nil {
+		select {
+		case <-c.forward.Done():
+			c.forward.Close()
+			c.forward = nil
+		default:
+			return c.forward.Addr, nil
+		}
+	}
+	forward, err := c.kube.Forward(ctx, c.cfg.Namespace, c.cfg.pod(), Port)
+	if err != nil {
+		return "", err
+	}
+	c.forward = forward
+	return forward.Addr, nil
+}
+
+func (c *Conn) dial(ctx context.Context, network, _ string) (net.Conn, error) {
+	address, err := c.forwarded(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return (&net.Dialer{}).DialContext(ctx, network, address)
+}
+
 // newClient is a client without a token.
 func (c *Conn) newClient() (*api.Client, error) {
 	client, err := api.NewClient(&api.Config{
-		Address: "https://" + c.forward.Addr,
+		Address: c.cfg.Address(),
 		HttpClient: &http.Client{
-			Transport: &http.Transport{TLSClientConfig: tlsconfig.TLSClientConfig(c.cfg.Bundle, tlsconfig.AuthorizeID(c.cfg.ID))},
+			Transport: &http.Transport{
+				DialContext:     c.dial,
+				TLSClientConfig: tlsconfig.TLSClientConfig(c.cfg.Bundle, tlsconfig.AuthorizeID(c.cfg.ID)),
+			},
 			Timeout:   30 * time.Second,
 		},
 		DisableRedirects: true,
@@ -71,7 +107,13 @@ func (c *Conn) newClient() (*api.Client, error) {
 }
 
 // Close ends the connection.
-func (c *Conn) Close() { c.forward.Close() }
+func (c *Conn) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.forward != nil {
+		c.forward.Close()
+	}
+}
 
 // pod is the StatefulSet's only one.
 func (c Config) pod() string { return c.Name + "-0" }
