@@ -1,12 +1,13 @@
-// Command prober tries, from inside a pod, whether a TCP port lets it connect, or a UDP port
-// answers. It is
-// what package probe puts into other people's pods, so it needs nothing there: no
-// files, no privileges, no ports.
+// Command prober tries, from inside a pod, whether a TCP port lets it connect, a UDP port or
+// an HTTP server answers, or a name is found. It is what package probe puts into other
+// people's pods, so it needs nothing there: no files, no privileges, no ports.
 //
 //	prober serve -idle 10m              waits; ends after ten minutes without a try
 //	prober try -timeout 5s db.app:5432  tries once and prints what happened as JSON
 //	prober try udp://dns.app:53         the same over UDP
 //	prober try tls://db.app:5432        and what certificates it presents
+//	prober try http://web.app:80/live   and how it answers a GET
+//	prober try dns://db.app             whether the name is found
 //
 // A try that could be made ends with 0, whatever came of it; wrong arguments end with 2.
 package main
@@ -39,7 +40,7 @@ func main() {
 	}
 }
 
-const usage = "usage: prober serve [-idle 10m] [-socket NAME] | prober try [-timeout 5s] [-socket NAME] [udp://|tls://]HOST:PORT"
+const usage = "usage: prober serve [-idle 10m] [-socket NAME] | prober try [-timeout 5s] [-socket NAME] [udp://|tls://]HOST:PORT | http://HOST:PORT/PATH | dns://HOST"
 
 // command is what the arguments ask for.
 type command struct {
@@ -95,13 +96,19 @@ func (c command) check() error {
 	if c.timeout <= 0 {
 		return fmt.Errorf("-timeout %s: want more than 0", c.timeout)
 	}
-	_, address := network(c.target)
-	host, port, err := net.SplitHostPort(address)
+	to := parseTarget(c.target)
+	if to.network == "dns" {
+		if to.address == "" || strings.ContainsAny(to.address, ":/") {
+			return fmt.Errorf("target %q: want dns://HOST", c.target)
+		}
+		return nil
+	}
+	host, port, err := net.SplitHostPort(to.address)
 	if err != nil {
 		return fmt.Errorf("target %q: %w", c.target, err)
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || host == "" {
-		return fmt.Errorf("target %q: want HOST:PORT with a port from 1 to 65535, or udp:// or tls:// before it", c.target)
+		return fmt.Errorf("target %q: want HOST:PORT with a port from 1 to 65535, or udp://, tls:// or http:// before it", c.target)
 	}
 	return nil
 }

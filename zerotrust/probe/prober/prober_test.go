@@ -10,6 +10,7 @@ import (
 	"io"
 	"log"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"syscall"
@@ -30,6 +31,11 @@ func TestParse(t *testing.T) {
 		{"try -timeout 4s -socket x -- [::1]:80", command{verb: "try", socket: "x", timeout: 4 * time.Second, target: "[::1]:80"}, ""},
 		{"try udp://db:53", command{verb: "try", socket: "zerotrust-probe", timeout: 5 * time.Second, target: "udp://db:53"}, ""},
 		{"try udp://db", command{}, "missing port"},
+		{"try http://web:80/live?x=1", command{verb: "try", socket: "zerotrust-probe", timeout: 5 * time.Second, target: "http://web:80/live?x=1"}, ""},
+		{"try http://web/live", command{}, "missing port"},
+		{"try dns://db.shop", command{verb: "try", socket: "zerotrust-probe", timeout: 5 * time.Second, target: "dns://db.shop"}, ""},
+		{"try dns://db:53", command{}, "want dns://HOST"},
+		{"try dns://", command{}, "want dns://HOST"},
 		{"", command{}, "no command"},
 		{"ping x:1", command{}, `unknown command "ping"`},
 		{"serve x", command{}, "serve takes 0 arguments"},
@@ -116,13 +122,53 @@ func TestTryTLS(t *testing.T) {
 		s.StartTLS()
 		t.Cleanup(s.Close)
 		r := try(t.Context(), "tls://"+s.Listener.Addr().String(), 5*time.Second)
-		if !r.Connected || r.TLSError != "" || len(r.Certificates) != 1 || !bytes.Equal(r.Certificates[0], s.Certificate().Raw) {
+		if !r.Connected || r.SpeechError != "" || len(r.Certificates) != 1 || !bytes.Equal(r.Certificates[0], s.Certificate().Raw) {
 			t.Errorf("for %s: %+v", what, r)
 		}
 	}
 	plain := listen(t, func(c net.Conn) { fmt.Fprintln(c, "hello"); c.Close() })
-	if r := try(t.Context(), "tls://"+plain, 5*time.Second); !r.Connected || r.TLSError == "" || len(r.Certificates) != 0 {
+	if r := try(t.Context(), "tls://"+plain, 5*time.Second); !r.Connected || r.SpeechError == "" || len(r.Certificates) != 0 {
 		t.Errorf("plain text: %+v", r)
+	}
+}
+
+// A server is asked for a page, once, and for nothing that it points to.
+func TestTryHTTP(t *testing.T) {
+	asked := make(chan string, 10)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.Method + " " + r.URL.String() + " at " + r.Host
+		http.Redirect(w, r, "/elsewhere", http.StatusFound)
+	}))
+	t.Cleanup(s.Close)
+	addr := s.Listener.Addr().String()
+	for target, want := range map[string]string{"http://" + addr + "/live?x=1": "/live?x=1", "http://" + addr: "/"} {
+		r := try(t.Context(), target, 5*time.Second)
+		if !r.Connected || r.Status != http.StatusFound || r.SpeechError != "" || r.Address != addr || r.LocalPort == 0 {
+			t.Errorf("%s: %+v", target, r)
+		}
+		if got := <-asked; got != "GET "+want+" at "+addr || len(asked) > 0 {
+			t.Errorf("%s: asked %s, and %d more", target, got, len(asked))
+		}
+	}
+	over := make(chan struct{})
+	t.Cleanup(func() { close(over) })
+	for what, serve := range map[string]func(net.Conn){
+		"another protocol": func(c net.Conn) { fmt.Fprintln(c, "hello"); c.Close() },
+		"no answer":        func(net.Conn) { <-over },
+	} {
+		r := try(t.Context(), "http://"+listen(t, serve), time.Second)
+		if !r.Connected || r.Status != 0 || r.SpeechError == "" || r.Error != "" {
+			t.Errorf("%s: %+v", what, r)
+		}
+	}
+}
+
+func TestTryDNS(t *testing.T) {
+	if r := try(t.Context(), "dns://localhost", 5*time.Second); !r.Connected || len(r.Addresses) == 0 || r.LocalPort != 0 || r.Error != "" {
+		t.Errorf("localhost: %+v", r)
+	}
+	if r := try(t.Context(), "dns://no..name", 5*time.Second); r.Connected || r.Kind != "name" || r.Error == "" || len(r.Addresses) > 0 {
+		t.Errorf("a name that is none: %+v", r)
 	}
 }
 

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"syscall"
@@ -32,36 +34,48 @@ type Result struct {
 	Seconds   float64 `json:"seconds"`             // until it was connected, or was not
 
 	// Certificates are those that a tls:// target presents, DER, its own first; nobody has
-	// verified them. TLSError is why there are none.
+	// verified them. Status is with what an http:// target answers. SpeechError is why there
+	// is neither.
 	Certificates [][]byte `json:"certificates,omitempty"`
-	TLSError     string   `json:"tlsError,omitempty"`
+	Status       int      `json:"status,omitempty"`
+	SpeechError  string   `json:"speechError,omitempty"`
+
+	// Addresses are those that the name of a dns:// target has.
+	Addresses []string `json:"addresses,omitempty"`
 }
 
 // try connects once, and reads the greeting if there is one. The name is looked up
 // apart, so that a DNS failure is never taken for a refusal.
-func try(ctx context.Context, target string, timeout time.Duration) Result {
+func try(ctx context.Context, what string, timeout time.Duration) Result {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	start := time.Now()
-	r := Result{Target: target}
+	r := Result{Target: what}
 	fail := func(kind string, err error) Result {
 		r.Kind, r.Error, r.Seconds = kind, err.Error(), time.Since(start).Seconds()
 		return r
 	}
-	network, address := network(target)
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return fail("other", err)
+	to := parseTarget(what)
+	host, port := to.address, ""
+	if to.network != "dns" {
+		var err error
+		if host, port, err = net.SplitHostPort(to.address); err != nil {
+			return fail("other", err)
+		}
 	}
 	// The C library's resolver, where a build has it, does not heed ctx.
 	addrs, err := (&net.Resolver{PreferGo: true}).LookupHost(ctx, host)
 	if err != nil {
 		return fail("name", err)
 	}
+	if to.network == "dns" {
+		r.Connected, r.Addresses, r.Seconds = true, addrs, time.Since(start).Seconds()
+		return r
+	}
 	r.Address = net.JoinHostPort(addrs[0], port)
 	// A port chosen beforehand tells this try from all others in the network's own
 	// records, also when it never gets through.
-	if network == "udp" {
+	if to.network == "udp" {
 		return exchange(ctx, r, fail)
 	}
 	local, err := freePort()
@@ -79,14 +93,40 @@ func try(ctx context.Context, target string, timeout time.Duration) Result {
 	}
 	defer conn.Close()
 	r.Connected, r.Seconds = true, time.Since(start).Seconds()
-	if network == "tls" {
-		if r.Certificates, err = presented(ctx, conn); err != nil {
-			r.TLSError = err.Error()
-		}
-		return r
+	switch to.network {
+	case "tls":
+		r.Certificates, err = presented(ctx, conn)
+	case "http":
+		r.Status, err = get(ctx, conn, to)
+	default:
+		r.Answer = greeting(conn)
 	}
-	r.Answer = greeting(conn)
+	if err != nil {
+		r.SpeechError = err.Error()
+	}
 	return r
+}
+
+// get is the status of the answer to a GET, redirections not followed.
+func get(ctx context.Context, conn net.Conn, to target) (int, error) {
+	if end, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(end); err != nil {
+			return 0, err
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+to.address+to.path, nil)
+	if err != nil {
+		return 0, err
+	}
+	req.Close = true
+	if err := req.Write(conn); err != nil {
+		return 0, err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+	if err != nil {
+		return 0, err
+	}
+	return resp.StatusCode, resp.Body.Close()
 }
 
 // presented is what a server of TLS presents. Whether it is to be believed is for whoever
@@ -103,14 +143,24 @@ func presented(ctx context.Context, conn net.Conn) ([][]byte, error) {
 	return all, nil
 }
 
-// network is what a target begins with, udp:// or tls://, and else "tcp".
-func network(target string) (network, address string) {
-	for _, network := range []string{"udp", "tls"} {
-		if address, is := strings.CutPrefix(target, network+"://"); is {
-			return network, address
+// target is what is tried, taken apart.
+type target struct {
+	network string // what it begins with, udp, tls, http or dns, and else "tcp"
+	address string // host and port; of dns the host alone
+	path    string // of http, with its slash
+}
+
+func parseTarget(s string) target {
+	for _, network := range []string{"udp", "tls", "dns"} {
+		if address, is := strings.CutPrefix(s, network+"://"); is {
+			return target{network: network, address: address}
 		}
 	}
-	return "tcp", target
+	if rest, is := strings.CutPrefix(s, "http://"); is {
+		address, path, _ := strings.Cut(rest, "/")
+		return target{network: "http", address: address, path: "/" + path}
+	}
+	return target{network: "tcp", address: s}
 }
 
 // exchange asks over UDP, again and again, as packets get lost, until there is an answer.
