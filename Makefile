@@ -19,7 +19,7 @@ test: packages ## everything, on the real parts: a cluster is brought up and tak
 	$(GO) -C internal/ciliumjudge test -count=1 .
 	$(GO) test -tags e2e -count=1 -timeout 10m -run '^TestE2E' ./examples/...
 	$(GO) test -tags e2e -count=1 -timeout 80m -v -run '^TestE2E' ./zerotrust
-	$(GO) test -tags e2e -count=1 -timeout 20m -p 1 -run '^TestE2E' ./kindx ./images/... ./spire/... ./internal/ghostunnel ./zerotrust/precinct
+	$(GO) test -tags e2e -count=1 -timeout 20m -p 1 -run '^TestE2E' ./kindx ./images/... ./spire/... ./internal/ghostunnel ./zerotrust/precinct ./zerotrust/probe/prober
 
 packages: ## what the tests of the applications run: PostgreSQL and a browser, as Debian's packages
 	$(GO) run ./examples/packages postgresql-15 chromium
@@ -27,9 +27,10 @@ packages: ## what the tests of the applications run: PostgreSQL and a browser, a
 unit: ## what needs no container engine
 	$(GO) test ./...
 
-fuzz: ## look for texts that break the parser, the renderers and the policies; compiles for minutes first
+fuzz: ## look for what breaks the parsers, the renderers and the policies; compiles for minutes first
 	$(GO) test ./zerotrust/report -run '^$$' -fuzz FuzzRenderers -fuzztime 1m -fuzzminimizetime 1x
 	$(GO) test ./zerotrust -run '^$$' -fuzz FuzzParseIntent -fuzztime 1m
+	$(GO) test ./zerotrust/probe/prober -run '^$$' -fuzz FuzzSplit -fuzztime 1m
 	$(GO) -C internal/ciliumjudge test -run '^$$' -fuzz FuzzIntents -fuzztime 1m .
 
 bench: ## how long each phase takes, and loading an image beside kind's own way
