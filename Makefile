@@ -20,7 +20,7 @@ test: packages ## everything, on the real parts: a cluster is brought up and tak
 	$(MAKE) fuzz
 	$(GO) test -tags e2e -count=1 -timeout 10m -run '^TestE2E' ./examples/...
 	$(GO) test -tags e2e -count=1 -timeout 80m -v -run '^TestE2E' ./zerotrust
-	$(GO) test -tags e2e -count=1 -timeout 20m -p 1 -run '^TestE2E' ./kindx ./images/... ./spire/... ./internal/ghostunnel ./zerotrust/precinct
+	$(GO) test -tags e2e -count=1 -timeout 20m -p 1 -run '^TestE2E' ./kindx ./images/... ./spire/... ./internal/ghostunnel ./zerotrust/precinct ./zerotrust/probe/prober
 
 packages: ## what the tests of the applications run: PostgreSQL and a browser, as Debian's packages
 	$(GO) run ./examples/packages postgresql-15 chromium
@@ -36,10 +36,11 @@ FUZZDIR := $(shell $(GO) env GOCACHE)/fuzz/zerotrust
 fuzzed = $(GO) -C $(1) test -c -o $(FUZZDIR)/$(2).test -gcflags=github.com/org/spire-vault-99-action/...=-d=libfuzzer . && \
 	cd $(1) && $(FUZZDIR)/$(2).test -test.run '^$$' -test.fuzz '^$(2)$$' -test.fuzztime $(FUZZTIME) -test.fuzzminimizetime 10x -test.fuzzcachedir $(FUZZDIR)/cache
 
-fuzz: ## look for texts that break the parser, the renderers and the policies
+fuzz: ## look for what breaks the parsers, the renderers and the policies
 	$(call fuzzed,zerotrust,FuzzParseIntent)
 	$(call fuzzed,zerotrust,FuzzNetworkPolicies)
 	$(call fuzzed,zerotrust/report,FuzzRenderers)
+	$(call fuzzed,zerotrust/probe/prober,FuzzSplit)
 	$(call fuzzed,internal/ciliumjudge,FuzzIntents)
 
 faults: ## break the running demo in every known way, one at a time, and see the right check red

@@ -51,6 +51,11 @@ func TestParse(t *testing.T) {
 		{"try a:http", command{}, "want HOST:PORT"},
 		{"try a:0", command{}, "want HOST:PORT"},
 		{"try a:65536", command{}, "want HOST:PORT"},
+		{"capture", command{verb: "capture", limit: 2 * time.Minute}, ""},
+		{"capture -limit 10s", command{verb: "capture", limit: 10 * time.Second}, ""},
+		{"capture -limit 0s", command{}, "-limit 0s"},
+		{"capture -socket x", command{}, "not defined: -socket"},
+		{"capture x", command{}, "capture takes 0 arguments"},
 	} {
 		got, err := parse(strings.Fields(tt.args))
 		switch {
@@ -363,7 +368,7 @@ func TestRunTry(t *testing.T) {
 		t.Fatal(err)
 	}
 	var stdout, stderr bytes.Buffer
-	if err := cmd.run(&stdout, &stderr); err != nil {
+	if err := cmd.run(nil, &stdout, &stderr); err != nil {
 		t.Fatal(err)
 	}
 	var r Result
