@@ -452,6 +452,7 @@ func (s *Stack) checks4C() []phase.Check {
 			Run:  s.checkCauses,
 		},
 	}...)
+	all = append(all, s.svidChecks()...)
 	for _, w := range s.cfg.Intent.Workloads {
 		if w.MTLS {
 			all = append(all, phase.Check{

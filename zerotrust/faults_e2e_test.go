@@ -72,7 +72,9 @@ func (l *lab) wantRed(f fault) {
 			l.Errorf("mending: %v", err)
 		}
 	}()
-	if err := f.spoil(l.Context()); err != nil {
+	spoiling, cancel := context.WithTimeout(l.Context(), 3*time.Minute)
+	defer cancel()
+	if err := f.spoil(spoiling); err != nil {
 		l.Fatal(err)
 	}
 	var wrong []string
@@ -208,7 +210,7 @@ func (b breaker) faults() []fault {
 			mend:  b.policies,
 		},
 		{
-			name: "a workload's entry with the wrong selector", red: []string{"entries registered"},
+			name: "a workload's entry with the wrong selector", red: []string{"entries registered", "SVID of githubstub"},
 			spoil: func(ctx context.Context) error {
 				return b.entries(ctx, func(e *spire.Entry) {
 					if strings.HasSuffix(e.SPIFFEID.Path(), "/sa/githubstub") {
@@ -330,7 +332,7 @@ func (b breaker) faults() []fault {
 			},
 		},
 		{
-			name: "an expired SVID", red: []string{"entries registered", "mTLS of githubstub", "edge backend → githubstub:8443", "GitHub*"},
+			name: "an expired SVID", red: []string{"entries registered", "SVID of githubstub", "mTLS of githubstub", "edge backend → githubstub:8443", "GitHub*"},
 			spoil: func(ctx context.Context) error { return b.expire(ctx, "githubstub") },
 			mend:  b.s.register,
 		},
@@ -500,7 +502,8 @@ func (b breaker) otherImage(ctx context.Context, workload string) error {
 			return false, "", err
 		}
 		c := p.Status.ContainerStatuses[0]
-		return c.Ready && c.Image == other, fmt.Sprintf("%s, ready: %t", c.Image, c.Ready), nil
+		// By which of its names the runtime tells an image is left to it.
+		return c.Ready && c.RestartCount > pods[0].Status.ContainerStatuses[0].RestartCount, fmt.Sprintf("%s, ready: %t, %d restarts", c.Image, c.Ready, c.RestartCount), nil
 	})
 }
 

@@ -15,7 +15,7 @@
 // The prober has the pod's network and no more of it: SPIRE attests no ephemeral container
 // (lookUpContainerInPod in SPIRE's k8s workload attestor), so that whoever may add one gets
 // no SVID by it, and neither does the prober. What identity a workload has is seen from its
-// peers: a tls:// target shows the server's.
+// peers, as a tls:// target shows the server's, or from its node.
 //
 // The connection to the cluster needs, in the pod's namespace, get on pods, patch on
 // pods/ephemeralcontainers, and get and create on pods/exec. Static pods cannot have
