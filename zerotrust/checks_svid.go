@@ -10,6 +10,9 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/org/spire-vault-99-action/kindx"
 	"github.com/org/spire-vault-99-action/zerotrust/phase"
 )
@@ -46,7 +49,7 @@ func (s *Stack) svidChecks() []phase.Check {
 
 func (s *Stack) checkSVID(ctx context.Context, w Workload) (phase.Evidence, error) {
 	ev := phase.Evidence{Want: s.cfg.Intent.ID(w).String() + " alone, valid now", Source: "SPIRE agent of the pod's node: Workload API, from the cgroups of its container"}
-	pods, err := s.readyPods(ctx, w)
+	pods, err := s.runningPods(ctx, w)
 	if err != nil {
 		return ev, err
 	}
@@ -80,6 +83,25 @@ func (s *Stack) checkSVID(ctx context.Context, w Workload) (phase.Evidence, erro
 	}
 	ev.Got = ev.Want
 	return ev, nil
+}
+
+// runningPods are the workload's, ready or not: it may not be for want of its SVID.
+func (s *Stack) runningPods(ctx context.Context, w Workload) ([]corev1.Pod, error) {
+	client, err := s.kube(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all, err := client.Clientset().CoreV1().Pods(w.Namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("listing the pods of namespace %s: %w", w.Namespace, err)
+	}
+	pods := slices.DeleteFunc(all.Items, func(p corev1.Pod) bool {
+		return p.Spec.ServiceAccountName != w.Account() || p.Status.Phase != corev1.PodRunning || p.DeletionTimestamp != nil
+	})
+	if len(pods) == 0 {
+		return nil, fmt.Errorf("workload %s: no running pod in namespace %s has service account %s", w.Name, w.Namespace, w.Account())
+	}
+	return pods, nil
 }
 
 var (
