@@ -2,7 +2,7 @@
 # they need; nothing else has to be prepared.
 GO ?= go
 
-.PHONY: demo verify down test unit fuzz faults bench check lint packages
+.PHONY: demo verify down test unit fuzz faults action bench check lint packages
 
 demo: ## a running cluster, proven edge by edge, with the site open
 	$(GO) run ./examples/full --keep
@@ -45,6 +45,10 @@ fuzz: ## look for what breaks the parsers, the renderers and the policies
 
 faults: ## break the running demo in every known way, one at a time, and see the right check red
 	$(GO) test -tags e2e -count=1 -timeout 60m -v -run '^TestFaults$$' ./zerotrust
+
+ACT ?=
+action: ## the GitHub Action in real workflows, as a runner has it: act, host mode, on the real stack
+	ACT=$(ACT) $(GO) test -tags e2e -count=1 -timeout 60m -v -run '^TestE2E' ./action
 
 bench: ## how long each phase takes, and loading an image beside kind's own way
 	$(GO) test -tags e2e -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x ./zerotrust

@@ -251,7 +251,21 @@ func (s *Stack) applyCluster(ctx context.Context) error {
 	if err := s.freshReports(ctx, cluster.Started, began); err != nil {
 		return err
 	}
+	if err := s.waitMembers(ctx); err != nil {
+		return err
+	}
 	return s.load(ctx)
+}
+
+// waitMembers waits until every node is the API server's too: a kubelet joins in its own time.
+func (s *Stack) waitMembers(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	want := s.cfg.Workers + 1
+	return kube.Wait(ctx, fmt.Sprintf("the API server to know %d nodes", want), 500*time.Millisecond, func(ctx context.Context) (bool, string, error) {
+		names, err := s.nodeNames(ctx)
+		return len(names) >= want, fmt.Sprintf("%v", names), err
+	})
 }
 
 // freshReports waits until no container on the nodes is reported to run since

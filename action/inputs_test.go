@@ -1,0 +1,140 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func given(values map[string]string) func(string) string {
+	return func(name string) string { return values[name] }
+}
+
+func TestParseInputs(t *testing.T) {
+	in, err := parseInputs(given(map[string]string{
+		"intent": " zerotrust.yaml\n", "phases": "cilium, spire\nspire\n", "cluster-name": "mine", "workers": "3", "images": "fromsource",
+		"mirrors": "quay.io=a.example/q\nquay.io=http://b.example:5000\r\nghcr.io=a.example/g,", "vault": "openbao", "timeout": "1h", "phase-timeout": "90s",
+		"mutate": "True", "fail-on": "never", "cleanup": "on-success", "reports": "junit,html", "report-dir": "/tmp/r", "summary": "false", "annotations": "FALSE",
+	}))
+	want := inputs{
+		Intent: "zerotrust.yaml", Phases: []string{"cilium", "spire"}, ClusterName: "mine", Workers: 3, Images: "fromsource",
+		Mirrors: map[string][]string{"quay.io": {"a.example/q", "http://b.example:5000"}, "ghcr.io": {"a.example/g"}}, Vault: "openbao",
+		Timeout: time.Hour, PhaseTimeout: 90 * time.Second, Mutate: true, FailOn: "never", Cleanup: "on-success", Reports: []string{"junit", "html"}, ReportDir: "/tmp/r",
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	if d := cmp.Diff(want, in); d != "" {
+		t.Error(d)
+	}
+	if in, err = parseInputs(given(map[string]string{"reports": "none"})); err != nil || in.Reports != nil {
+		t.Errorf("reports none is %v, %v", in.Reports, err)
+	}
+	in, err = parseInputs(given(map[string]string{"kubeconfig": "/k", "registry": "localhost:5000/a/b", "phases": "workloads"}))
+	if err != nil || in.Registry != "localhost:5000/a/b" {
+		t.Errorf("an existing cluster is %+v, %v", in, err)
+	}
+}
+
+// malformed is, for each input, a value that it cannot have, and what the fault must say.
+var malformed = map[string][2]string{
+	"intent":        {"a\nb", "line breaks"},
+	"phases":        {"cillium", "cilium, spire"},
+	"cluster-name":  {"No Name", "lower-case letters"},
+	"kubeconfig":    {"apiVersion: v1\ntoken: hunter2", "want the path"},
+	"registry":      {"user:hunter2@registry.example", "HOST or HOST/PATH"},
+	"workers":       {"two", "1 to 20"},
+	"images":        {"latest", "auto, registry, fromsource"},
+	"mirrors":       {"quay.io", "HOST=MIRROR"},
+	"vault":         {"consul", "vault, openbao"},
+	"timeout":       {"-1m", "such as 90m"},
+	"phase-timeout": {"soon", "such as 90m"},
+	"mutate":        {"yes", "true or false"},
+	"fail-on":       {"error", "not-proven, failed, never"},
+	"cleanup":       {"sometimes", "always, on-success, never"},
+	"reports":       {"pdf", "html, json, junit, markdown"},
+	"report-dir":    {"a\x1b[31m", "control characters"},
+	"summary":       {"1", "true or false"},
+	"annotations":   {"off", "true or false"},
+}
+
+func TestEveryMalformedInputIsRefused(t *testing.T) {
+	all := map[string]string{}
+	for _, input := range fieldNames(inputs{}) {
+		bad, ok := malformed[input]
+		if !ok {
+			t.Errorf("no malformed value of %s is tried", input)
+			continue
+		}
+		all[input] = bad[0]
+		_, err := parseInputs(given(map[string]string{input: bad[0]}))
+		if err == nil || !strings.Contains(err.Error(), "input "+input+": ") || !strings.Contains(err.Error(), bad[1]) {
+			t.Errorf("%s=%q gives %v, want a fault that says %q", input, bad[0], err, bad[1])
+		}
+	}
+	// All at once, and no secret in it.
+	_, err := parseInputs(given(all))
+	for input := range malformed {
+		if err == nil || !strings.Contains(err.Error(), "input "+input+": ") {
+			t.Errorf("among all faults, none is of %s: %v", input, err)
+		}
+	}
+	if strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("a secret is in %v", err)
+	}
+}
+
+func TestInputsThatDoNotGoTogether(t *testing.T) {
+	existing := map[string]string{"kubeconfig": "k", "registry": "r.example"}
+	for name, tt := range map[string]struct {
+		more map[string]string
+		base map[string]string
+		want string
+	}{
+		"a registry for kind":          {map[string]string{"registry": "r.example"}, nil, "existing cluster"},
+		"mutations unasked":            {map[string]string{"phases": "mutations"}, nil, "mutate: true"},
+		"no registry":                  {map[string]string{"registry": ""}, existing, "required with kubeconfig"},
+		"kind's phases":                {map[string]string{"phases": "cilium"}, existing, "prober-image, permissions"},
+		"workers":                      {map[string]string{"workers": "3"}, existing, "input workers"},
+		"a name":                       {map[string]string{"cluster-name": "a"}, existing, "input cluster-name"},
+		"mirrors":                      {map[string]string{"mirrors": "a.example=b.example"}, existing, "input mirrors"},
+		"what is not to be removed":    {map[string]string{"cleanup": "never"}, existing, "input cleanup"},
+		"mutations of somebody else's": {map[string]string{"mutate": "true"}, existing, "input mutate"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			values := map[string]string{}
+			for _, m := range []map[string]string{tt.base, tt.more} {
+				for k, v := range m {
+					values[k] = v
+				}
+			}
+			if _, err := parseInputs(given(values)); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want a fault that says %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// Whatever an input holds, what is said of it is on lines of its own, without control
+// characters, and not long.
+func TestFaultsOfHostileInputs(t *testing.T) {
+	for _, evil := range []string{"x\n::set-output name=result::passed", "x%0A::warning::y", "\x1b[2J\x1b[31m", "end-AAAA\nresult<<end-AAAA", strings.Repeat("a", 100_000), "##[error]x", "a\u2028b"} {
+		for _, input := range fieldNames(inputs{}) {
+			in, err := parseInputs(given(map[string]string{input: evil}))
+			if err == nil {
+				// A path may be long and odd.
+				if input != "intent" && input != "kubeconfig" && input != "report-dir" {
+					t.Errorf("%s took %.40q as %+v", input, evil, in)
+				}
+				continue
+			}
+			for l := range strings.Lines(err.Error()) {
+				if strings.HasPrefix(strings.TrimSpace(l), "::") || strings.ContainsAny(l, "\x1b\r") || len(l) > 600 {
+					t.Errorf("%s=%.40q gives the line %.300q", input, evil, l)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/org/spire-vault-99-action/zerotrust"
+)
+
+// runner is the environment of a step, less what the inputs are.
+func runner(t *testing.T) (map[string]string, string) {
+	t.Helper()
+	dir := t.TempDir()
+	env := map[string]string{
+		"GITHUB_WORKSPACE": dir, "ZEROTRUST_ACTION_ROOT": "..", "ZEROTRUST_ACTION_STATE": t.TempDir(),
+		"GITHUB_OUTPUT": filepath.Join(dir, "out"), "GITHUB_STEP_SUMMARY": filepath.Join(dir, "summary"),
+	}
+	for _, f := range []string{"out", "summary"} {
+		if err := os.WriteFile(filepath.Join(dir, f), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return env, dir
+}
+
+// Wrong inputs are all told at once, in the log, in the summary and in the outputs, and nothing
+// is begun.
+func TestStepWithWrongInputs(t *testing.T) {
+	env, dir := runner(t)
+	env["INPUT_INTENT"], env["INPUT_WORKERS"], env["INPUT_CLUSTER-NAME"] = "none.yaml", "zero", "x\n::set-output name=result::passed"
+	var b bytes.Buffer
+	if code := mainStep(t.Context(), given(env), &b); code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	summary, _ := os.ReadFile(filepath.Join(dir, "summary"))
+	for _, want := range []string{"input workers", "input cluster-name", "input intent", "none.yaml"} {
+		for place, text := range map[string]string{"log": b.String(), "summary": string(summary)} {
+			if !strings.Contains(text, want) {
+				t.Errorf("the %s does not say %q:\n%s", place, want, text)
+			}
+		}
+	}
+	if got := commands(b.String()); !slices.Equal(got, []string{"error"}) {
+		t.Errorf("the log has the commands %q", got)
+	}
+	out, _ := os.ReadFile(filepath.Join(dir, "out"))
+	if got := readOutputs(t, string(out)); got["result"] != "error" || got["passed"] != "0" {
+		t.Errorf("the outputs are %q", got)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "zerotrust-report")); err == nil {
+		t.Error("a report was written")
+	}
+	b.Reset()
+	if code := postStep(t.Context(), given(env), &b); code != 0 || !strings.Contains(b.String(), "nothing is removed") {
+		t.Errorf("post: %d, %s", code, b.String())
+	}
+}
+
+func TestStepOutsideOfAWorkflow(t *testing.T) {
+	var b bytes.Buffer
+	if code := mainStep(t.Context(), none, &b); code != 1 || !strings.Contains(b.String(), "GITHUB_WORKSPACE is not set") {
+		t.Errorf("exit code %d, %s", code, b.String())
+	}
+}
+
+func TestDecide(t *testing.T) {
+	dir := t.TempDir()
+	text, err := zerotrust.Precinct99().YAML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{"good.yaml": text, "bad.yaml": []byte("version: 1\nnam: x\n"), "kubeconfig": []byte("apiVersion: v1\n")} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e := environment{workspace: dir, folder: "/f"}
+	s, err := decide(inputs{Intent: "good.yaml", ClusterName: "mine", ReportDir: "r"}, e)
+	if err != nil || s.demo || s.exists || s.intent.Name != "mine" || s.ReportDir != filepath.Join(dir, "r") || s.Kubeconfig != "/f/kubeconfig" {
+		t.Errorf("got %+v, %v", s, err)
+	}
+	if s, err = decide(inputs{Kubeconfig: "kubeconfig"}, e); err != nil || !s.demo || !s.exists || s.Kubeconfig != filepath.Join(dir, "kubeconfig") {
+		t.Errorf("got %+v, %v", s, err)
+	}
+	_, err = decide(inputs{Intent: "bad.yaml", Kubeconfig: "none"}, e)
+	if err == nil || !strings.Contains(err.Error(), "bad.yaml:2") || !strings.Contains(err.Error(), "input kubeconfig") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSourceOf(t *testing.T) {
+	modules := map[string]string{"/w/team": "example.org/team", "/w/ours": module}
+	at := func(dir string) string { return modules[dir] }
+	builds := zerotrust.Intent{Workloads: []zerotrust.Workload{{Package: "./cmd/a"}}}
+	for name, tt := range map[string]struct {
+		in   zerotrust.Intent
+		file string
+		want source
+		err  string
+	}{
+		"the demo":       {builds, "", source{dir: "/root"}, ""},
+		"nothing built":  {zerotrust.Intent{}, "/w/team/a.yaml", source{dir: "/root"}, ""},
+		"of a module":    {builds, "/w/team/deploy/a.yaml", source{dir: "/w/team", workspace: []string{"/root", "/w/team"}}, ""},
+		"of this module": {builds, "/w/ours/examples/a.yaml", source{dir: "/w/ours"}, ""},
+		"of no module":   {builds, "/w/a.yaml", source{}, "no go.mod"},
+	} {
+		got, err := sourceOf(tt.in, tt.file, "/root", at)
+		if got.dir != tt.want.dir || !slices.Equal(got.workspace, tt.want.workspace) {
+			t.Errorf("%s: %+v, want %+v", name, got, tt.want)
+		}
+		if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+			t.Errorf("%s: %v, want %q", name, err, tt.err)
+		}
+	}
+	if got := moduleAt(".."); got != module {
+		t.Errorf("this module is %q", got)
+	}
+}
+
+// Whatever a pod is called, its log stays below the folder.
+func TestFileNames(t *testing.T) {
+	for _, evil := range append(slices.Clone(evil), "..", ".", "", "../../etc/passwd", "a/b", "/") {
+		got := fileName(evil)
+		if strings.ContainsAny(got, "/\x00\n") || got == "." || got == ".." || got == "" {
+			t.Errorf("%q becomes %q", evil, got)
+		}
+	}
+	e := &export{dir: t.TempDir(), redact: func(s string) string { return strings.ReplaceAll(s, "hunter2", "***") }}
+	if err := e.write("a/b.log", "password hunter2\n"); err != nil {
+		t.Fatal(err)
+	}
+	if text, _ := os.ReadFile(filepath.Join(e.dir, "a/b.log")); string(text) != "password ***\n" {
+		t.Errorf("the log is %q", text)
+	}
+	e.dir = "/proc/nowhere"
+	if _, err := e.all(t.Context()); err == nil || !errors.Is(err, os.ErrNotExist) && !strings.Contains(err.Error(), "/proc/nowhere") {
+		t.Errorf("got %v", err)
+	}
+}
