@@ -49,6 +49,7 @@ func TestE2EAct(t *testing.T) {
 	t.Run("all green, and with cleanup never the cluster stays", a.green)
 	t.Run("an existing cluster, by its kubeconfig", a.existing)
 	t.Run("one check broken on purpose", a.broken)
+	t.Run("the demo, with no inputs, gone at the end", a.demo)
 }
 
 // actions runs workflows in a copy of this tree.
@@ -129,9 +130,9 @@ func (a *actions) remove(t *testing.T) {
 }
 
 // clusterIsThere says whether there is any container of the cluster, whole or not.
-func (a *actions) clusterIsThere(t *testing.T) bool {
+func (a *actions) clusterIsThere(t *testing.T, name string) bool {
 	t.Helper()
-	found, err := run.Output(t.Context(), "docker", "ps", "--all", "--quiet", "--filter", "label=io.x-k8s.kind.cluster="+actCluster)
+	found, err := run.Output(t.Context(), "docker", "ps", "--all", "--quiet", "--filter", "label=io.x-k8s.kind.cluster="+name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +172,10 @@ func (a *actions) start(t *testing.T, with map[string]string, more string) *job 
 		}
 	}
 	var w strings.Builder
-	w.WriteString("on: push\njobs:\n  prove:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: " + checkout + "\n      - id: zerotrust\n        uses: ./\n        with:\n")
+	w.WriteString("on: push\njobs:\n  prove:\n    runs-on: ubuntu-latest\n    steps:\n      - uses: " + checkout + "\n      - id: zerotrust\n        uses: ./\n")
+	if len(with) > 0 {
+		w.WriteString("        with:\n")
+	}
 	for k, v := range with {
 		fmt.Fprintf(&w, "          %s: %q\n", k, v)
 	}
@@ -273,7 +277,7 @@ func (a *actions) green(t *testing.T) {
 			t.Errorf("output %s: %v", output, err)
 		}
 	}
-	if !a.clusterIsThere(t) {
+	if !a.clusterIsThere(t, actCluster) {
 		t.Error("with cleanup: never the cluster is gone")
 	}
 	if n := strings.Count(j.text(), "::group::"); n < 10 {
@@ -287,6 +291,26 @@ func (a *actions) green(t *testing.T) {
 		t.Errorf("with the program there the first phase starts after %ss, want 2s at most", m[1])
 	}
 	t.Logf("first phase after %ss; phases %ss; the whole workflow %s", m[1], j.outputs["duration-seconds"], time.Since(began).Round(time.Second))
+}
+
+// As the one-liner of README has it: the site in a browser too, and nothing left behind.
+func (a *actions) demo(t *testing.T) {
+	const name = "precinct-99"
+	if a.clusterIsThere(t, name) {
+		t.Fatalf("cluster %s is running: take it down first (make down)", name)
+	}
+	began := time.Now()
+	j, err := a.execute(t, nil, "")
+	j.wants(t, err, 0, map[string]string{"result": "passed", "failed": "0", "skipped": "0", "failed-phase": "", "cluster-name": name, "trust-domain": "demo.local", "logs-dir": ""},
+		"✓ PROVEN", "4A-frontend-proxy")
+	if a.clusterIsThere(t, name) {
+		t.Error("the cluster is still there")
+	}
+	shots, err := filepath.Glob(filepath.Join(a.home, "reports", "screenshots", "*.png"))
+	if err != nil || len(shots) == 0 {
+		t.Errorf("screenshots: %v, %v", shots, err)
+	}
+	t.Logf("phases %ss; the whole workflow, with the clean-up, %s", j.outputs["duration-seconds"], time.Since(began).Round(time.Second))
 }
 
 // The nodes pull the prober from the registry that it is pushed to.
@@ -320,7 +344,7 @@ func (a *actions) existing(t *testing.T) {
 	}
 	j, runErr := a.execute(t, map[string]string{"intent": "zerotrust.yaml", "kubeconfig": kubeconfig, "registry": fmt.Sprintf("localhost:%d/team", port)}, "")
 	j.wants(t, runErr, 0, map[string]string{"result": "passed", "failed": "0", "cluster-name": "", "kubeconfig": kubeconfig, "failed-phase": ""}, "✓ PROVEN", "prober-image", "workloads")
-	if !a.clusterIsThere(t) {
+	if !a.clusterIsThere(t, actCluster) {
 		t.Error("somebody else's cluster is gone")
 	}
 }
@@ -365,7 +389,7 @@ func (a *actions) broken(t *testing.T) {
 	if text, err := os.ReadFile(filepath.Join(a.home, "logs", "errors.txt")); err == nil {
 		t.Logf("logs that could not be had:\n%s", text)
 	}
-	if a.clusterIsThere(t) {
+	if a.clusterIsThere(t, actCluster) {
 		t.Error("with cleanup: always the cluster is still there")
 	}
 }
@@ -374,7 +398,7 @@ func (a *actions) broken(t *testing.T) {
 func (a *actions) cancelled(t *testing.T) {
 	j := a.start(t, map[string]string{"intent": "zerotrust.yaml", "workers": "1", "images": "fromsource"}, "")
 	deadline := time.After(10 * time.Minute)
-	for !a.clusterIsThere(t) {
+	for !a.clusterIsThere(t, actCluster) {
 		select {
 		case err := <-j.end:
 			t.Fatalf("it ended with %v before it could be cancelled", err)
@@ -388,7 +412,7 @@ func (a *actions) cancelled(t *testing.T) {
 	if err := j.cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
-	for a.clusterIsThere(t) {
+	for a.clusterIsThere(t, actCluster) {
 		if time.Since(began) > time.Minute {
 			t.Fatal("a minute after the signal the cluster is still there")
 		}
@@ -408,7 +432,7 @@ func (a *actions) cancelled(t *testing.T) {
 		t.Error("the workflow does not end")
 	}
 	time.Sleep(3 * time.Second)
-	if a.clusterIsThere(t) {
+	if a.clusterIsThere(t, actCluster) {
 		t.Error("a node came back")
 	}
 }
