@@ -25,6 +25,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/org/spire-vault-99-action/internal/try"
 )
 
 func main() {
@@ -95,7 +97,7 @@ func (c command) check() error {
 	if c.timeout <= 0 {
 		return fmt.Errorf("-timeout %s: want more than 0", c.timeout)
 	}
-	_, address := network(c.target)
+	_, address := try.Network(c.target)
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return fmt.Errorf("target %q: %w", c.target, err)
@@ -116,5 +118,5 @@ func (c command) run(stdout, stderr io.Writer) error {
 		// The try is as good without it; serve may end too early.
 		fmt.Fprintln(stderr, "prober: telling serve of this try:", err)
 	}
-	return json.NewEncoder(stdout).Encode(try(context.Background(), c.target, c.timeout))
+	return json.NewEncoder(stdout).Encode(try.Once(context.Background(), c.target, c.timeout))
 }

@@ -1,4 +1,7 @@
-package main
+// Package try makes one attempt to connect, over TCP, UDP or TLS, and says what came of it.
+// The prober does so in other people's pods, and whoever has no pod, here. It needs the
+// standard library alone.
+package try
 
 import (
 	"context"
@@ -20,7 +23,8 @@ const (
 // question is what a try sends over UDP, where there is no handshake: any answer will do.
 const question = "zerotrust probe\n"
 
-// Result is what came of a try. probe.Attempt has the same fields.
+// Result is what came of a try. probe.Attempt, which explains them, has the same fields in
+// the same order.
 type Result struct {
 	Target    string  `json:"target"`
 	Address   string  `json:"address,omitempty"`   // the address that was tried
@@ -37,9 +41,10 @@ type Result struct {
 	TLSError     string   `json:"tlsError,omitempty"`
 }
 
-// try connects once, and reads the greeting if there is one. The name is looked up
-// apart, so that a DNS failure is never taken for a refusal.
-func try(ctx context.Context, target string, timeout time.Duration) Result {
+// Once tries once, for at most timeout, to connect to target, "host:port", or
+// "udp://host:port", or "tls://host:port", and reads the greeting if there is one. The name is
+// looked up apart, so that a DNS failure is never taken for a refusal.
+func Once(ctx context.Context, target string, timeout time.Duration) Result {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	start := time.Now()
@@ -48,7 +53,7 @@ func try(ctx context.Context, target string, timeout time.Duration) Result {
 		r.Kind, r.Error, r.Seconds = kind, err.Error(), time.Since(start).Seconds()
 		return r
 	}
-	network, address := network(target)
+	network, address := Network(target)
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return fail("other", err)
@@ -103,8 +108,8 @@ func presented(ctx context.Context, conn net.Conn) ([][]byte, error) {
 	return all, nil
 }
 
-// network is what a target begins with, udp:// or tls://, and else "tcp".
-func network(target string) (network, address string) {
+// Network is what a target begins with, udp:// or tls://, and else "tcp".
+func Network(target string) (network, address string) {
 	for _, network := range []string{"udp", "tls"} {
 		if address, is := strings.CutPrefix(target, network+"://"); is {
 			return network, address
