@@ -31,7 +31,7 @@ func (s *Stack) VerifyPhases() []*phase.Phase {
 	cells := slices.DeleteFunc(Matrix(s.cfg.Intent), func(c Cell) bool { return c.From == Outside })
 	return []*phase.Phase{permissions, workloads, {
 		Name: "4D-network-policies", Doc: "Every allowed edge connects; every other one is dropped, for the right reason.",
-		Needs: []*phase.Phase{workloads}, Checks: s.matrixChecks(cells),
+		Needs: []*phase.Phase{workloads}, Checks: s.matrixChecks(s.flows(), cells),
 	}}
 }
 
