@@ -34,7 +34,7 @@ func healthy(t *testing.T) state {
 	}
 	entries = append(entries, spire.Entry{SPIFFEID: spiffeid.RequireFromPath(td, "/identity/4711"), ParentID: spire.CiliumOperatorID(td)})
 	s := state{
-		td: td, cluster: in.Name, entries: entries, relayReady: 1, relayWanted: 1,
+		seen: ^sight(0), td: td, cluster: in.Name, entries: entries, relayReady: 1, relayWanted: 1,
 		identities: []cilium.Identity{{ID: 4711, Namespace: "99-apps", ServiceAccount: "backend"}},
 		agents:     []spire.Agent{{Selectors: []spire.Selector{{Type: "k8s_psat", Value: "agent_node_name:worker"}}}},
 		ciliumConfig: map[string]string{
@@ -118,6 +118,11 @@ func TestDiagnose(t *testing.T) {
 		s := healthy(t)
 		spoil[c.Name](&s)
 		found := diagnose(s)
+		blind := s
+		blind.seen &^= c.needs
+		if found := diagnose(blind); c.needs == 0 || len(found) > 0 {
+			t.Errorf("%s: found without having been seen: %q", c.Name, found)
+		}
 		if len(found) != 1 || !strings.HasPrefix(found[0], "cause "+c.Name+": "+c.Why) || !strings.HasSuffix(found[0], c.Fix) {
 			t.Errorf("%s: found %q", c.Name, found)
 		}

@@ -20,6 +20,11 @@ func (s *Stack) VerifyPhases() []*phase.Phase {
 		Hint: "go run ./examples/derive -intent FILE verifier | kubectl apply -f -; then be in the group " + VerifierGroup,
 		Run:  s.checkPermissions,
 	}}}
+	mesh := &phase.Phase{
+		Name: "mesh", Needs: []*phase.Phase{permissions},
+		Doc:    "Cilium and SPIRE are there, ready, and set up as the intent needs them.",
+		Checks: s.meshChecks(),
+	}
 	workloads := &phase.Phase{Name: "workloads", Needs: []*phase.Phase{permissions}, Doc: "Each workload of the intent has ready pods, by its service account."}
 	for _, w := range s.cfg.Intent.Workloads {
 		workloads.Checks = append(workloads.Checks, phase.Check{
@@ -29,7 +34,7 @@ func (s *Stack) VerifyPhases() []*phase.Phase {
 		})
 	}
 	cells := slices.DeleteFunc(Matrix(s.cfg.Intent), func(c Cell) bool { return c.From == Outside })
-	return []*phase.Phase{permissions, workloads, {
+	return []*phase.Phase{permissions, mesh, workloads, {
 		Name: "4D-network-policies", Doc: "Every allowed edge connects; every other one is dropped, for the right reason.",
 		Needs: []*phase.Phase{workloads}, Checks: s.matrixChecks(s.flows(), cells),
 	}}
