@@ -33,10 +33,14 @@ func (s *Stack) VerifyPhases() []*phase.Phase {
 			Run:  func(ctx context.Context) (phase.Evidence, error) { return s.checkPods(ctx, w) },
 		})
 	}
+	log := s.flows()
 	cells := slices.DeleteFunc(Matrix(s.cfg.Intent), func(c Cell) bool { return c.From == Outside })
 	return []*phase.Phase{permissions, mesh, workloads, {
 		Name: "4D-network-policies", Doc: "Every allowed edge connects; every other one is dropped, for the right reason.",
-		Needs: []*phase.Phase{workloads}, Checks: s.matrixChecks(s.flows(), cells),
+		Needs: []*phase.Phase{workloads}, Checks: s.matrixChecks(log, cells),
+	}, {
+		Name: "4D-from-outside", Doc: "The same from outside the cluster, as far as this machine is there and has a way to the pods.",
+		Needs: []*phase.Phase{workloads}, Checks: s.outsideChecks(log),
 	}}
 }
 
