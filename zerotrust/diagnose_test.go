@@ -133,7 +133,8 @@ func TestDiagnose(t *testing.T) {
 func TestTroubleshootingGuide(t *testing.T) {
 	var out bytes.Buffer
 	fmt.Fprint(&out, "# Troubleshooting Cilium with SPIRE\n\n",
-		"When a check of the phases cilium, spire, identities or 4C does not pass, its evidence names\n",
+		"When a check of the phases cilium, spire, identities or 4C does not pass (or, on somebody else's\n",
+		"cluster, check \"known causes\" of phase mesh, as far as they can be seen there), its evidence names\n",
 		"the causes below that are found in the cluster, each with the line that shows it. This page is written from the same list\n",
 		"(`zerotrust/diagnose.go`; `go test ./zerotrust -update`).\n")
 	for _, c := range Causes() {
