@@ -2,7 +2,7 @@
 # they need; nothing else has to be prepared.
 GO ?= go
 
-.PHONY: demo verify down test unit fuzz bench check lint packages
+.PHONY: demo verify down test unit fuzz faults bench check lint packages
 
 demo: ## a running cluster, proven edge by edge, with the site open
 	$(GO) run ./examples/full --keep
@@ -17,9 +17,10 @@ test: packages ## everything, on the real parts: a cluster is brought up and tak
 	$(GO) vet -tags e2e ./...
 	$(GO) test ./...
 	$(GO) -C internal/ciliumjudge test -count=1 .
+	$(MAKE) fuzz
 	$(GO) test -tags e2e -count=1 -timeout 10m -run '^TestE2E' ./examples/...
 	$(GO) test -tags e2e -count=1 -timeout 80m -v -run '^TestE2E' ./zerotrust
-	$(GO) test -tags e2e -count=1 -timeout 20m -p 1 -run '^TestE2E' ./kindx ./images/... ./spire/... ./internal/ghostunnel ./zerotrust/precinct
+	$(GO) test -tags e2e -count=1 -timeout 20m -p 1 -run '^TestE2E' ./kindx ./images/... ./spire/... ./internal/ghostunnel ./zerotrust/precinct ./zerotrust/probe/prober
 
 packages: ## what the tests of the applications run: PostgreSQL and a browser, as Debian's packages
 	$(GO) run ./examples/packages postgresql-15 chromium
@@ -27,10 +28,23 @@ packages: ## what the tests of the applications run: PostgreSQL and a browser, a
 unit: ## what needs no container engine
 	$(GO) test ./...
 
-fuzz: ## look for texts that break the parser, the renderers and the policies; compiles for minutes first
-	$(GO) test ./zerotrust/report -run '^$$' -fuzz FuzzRenderers -fuzztime 1m -fuzzminimizetime 1x
-	$(GO) test ./zerotrust -run '^$$' -fuzz FuzzParseIntent -fuzztime 1m
-	$(GO) -C internal/ciliumjudge test -run '^$$' -fuzz FuzzIntents -fuzztime 1m .
+FUZZTIME ?= 10s
+FUZZDIR := $(shell $(GO) env GOCACHE)/fuzz/zerotrust
+
+# "go test -fuzz" would compile every dependency anew, with counters, for many minutes. Our
+# own packages are enough to have them.
+fuzzed = $(GO) -C $(1) test -c -o $(FUZZDIR)/$(2).test -gcflags=github.com/org/spire-vault-99-action/...=-d=libfuzzer . && \
+	cd $(1) && $(FUZZDIR)/$(2).test -test.run '^$$' -test.fuzz '^$(2)$$' -test.fuzztime $(FUZZTIME) -test.fuzzminimizetime 10x -test.fuzzcachedir $(FUZZDIR)/cache
+
+fuzz: ## look for what breaks the parsers, the renderers and the policies
+	$(call fuzzed,zerotrust,FuzzParseIntent)
+	$(call fuzzed,zerotrust,FuzzNetworkPolicies)
+	$(call fuzzed,zerotrust/report,FuzzRenderers)
+	$(call fuzzed,zerotrust/probe/prober,FuzzSplit)
+	$(call fuzzed,internal/ciliumjudge,FuzzIntents)
+
+faults: ## break the running demo in every known way, one at a time, and see the right check red
+	$(GO) test -tags e2e -count=1 -timeout 60m -v -run '^TestFaults$$' ./zerotrust
 
 bench: ## how long each phase takes, and loading an image beside kind's own way
 	$(GO) test -tags e2e -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x ./zerotrust

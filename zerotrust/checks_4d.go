@@ -146,8 +146,19 @@ func (s *Stack) target(ctx context.Context, c Cell) (string, error) {
 		return "udp://" + address, nil
 	case c.Allowed && s.presents(c):
 		return "tls://" + address, nil
+	case c.Allowed && s.cfg.Intent.page(c) != "":
+		return "http://" + address + s.cfg.Intent.page(c), nil
 	}
 	return address, nil
+}
+
+// page is what is asked for at the port of a cell, "" if it is not said to speak HTTP.
+func (in Intent) page(c Cell) string {
+	w, known := in.Workload(c.To)
+	if !known || len(w.Ports) == 0 || c.Port != w.Ports[0] {
+		return ""
+	}
+	return w.HTTP
 }
 
 // presents says whether the port of a cell speaks TLS from its first byte on, and with an SVID
@@ -160,19 +171,28 @@ func (s *Stack) presents(c Cell) bool {
 // verified is the SPIFFE ID of the certificates that a probe was shown, judged by the trust
 // bundle.
 func verified(r probe.Attempt, bundle x509bundle.Source) (spiffeid.ID, error) {
-	if r.TLSError != "" {
-		return spiffeid.ID{}, fmt.Errorf("TLS: %s", r.TLSError)
+	chain, err := chainOf(r)
+	if err != nil {
+		return spiffeid.ID{}, err
+	}
+	id, _, err := x509svid.Verify(chain, bundle)
+	return id, err
+}
+
+// chainOf are the certificates that a probe was shown.
+func chainOf(r probe.Attempt) ([]*x509.Certificate, error) {
+	if r.SpeechError != "" {
+		return nil, fmt.Errorf("TLS: %s", r.SpeechError)
 	}
 	var chain []*x509.Certificate
 	for _, der := range r.Certificates {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
-			return spiffeid.ID{}, err
+			return nil, err
 		}
 		chain = append(chain, c)
 	}
-	id, _, err := x509svid.Verify(chain, bundle)
-	return id, err
+	return chain, nil
 }
 
 // probe tries the cell from inside a pod of the source workload, or from outside; then the
@@ -256,6 +276,15 @@ func (s *Stack) proveAllowed(ctx context.Context, log *flowLog, cell Cell) (phas
 			what, sourceName(pod), r.LocalPort, cell.Port, cell.Authenticated, hubblePatience), log.complete())
 	}
 	ev.Got = strings.TrimPrefix(what, "the probe ") + "; " + f.String()
+	if page := s.cfg.Intent.page(cell); page != "" {
+		ev.Details = append(ev.Details, fmt.Sprintf("GET %s: status %d", page, r.Status))
+		switch {
+		case r.SpeechError != "":
+			return ev, phase.Failf("%s does not answer GET %s: %s", r.Address, page, r.SpeechError)
+		case r.Status >= 500:
+			return ev, phase.Want(fmt.Sprintf("GET %s: a status below 500", page), fmt.Sprint(r.Status))
+		}
+	}
 	if to, known := s.cfg.Intent.Workload(cell.To); known && s.presents(cell) {
 		bundle, err := s.trusted(ctx)
 		if err != nil {

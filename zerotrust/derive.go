@@ -201,6 +201,8 @@ func (w Workload) objects(image string, env map[string]string) []object {
 	}
 	container := object{
 		"name": w.Name, "image": image, "imagePullPolicy": "IfNotPresent", "env": variables,
+		// So that a container's status says why it ended.
+		"terminationMessagePolicy": "FallbackToLogsOnError",
 		"securityContext": object{
 			"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
 			"capabilities": object{"drop": []any{"ALL"}},

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/org/spire-vault-99-action/zerotrust/precinct"
 )
 
 // Each point of the guide names a check that looks at it in a running cluster, or a cause
@@ -19,7 +21,7 @@ func TestGuideIsTiedToChecks(t *testing.T) {
 			known["check: "+c.Name] = true
 		}
 	}
-	for _, c := range s.Mutations() {
+	for _, c := range append(s.Mutations(), s.Wiretap(precinct.NewSite(""))) {
 		known["check: "+c.Name] = true
 	}
 	for _, c := range Causes() {

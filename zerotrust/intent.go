@@ -50,6 +50,9 @@ type Workload struct {
 	// MTLS says that its first port speaks mTLS with its SVID, and accepts the callers
 	// that have an edge to it alone: 4C puts that to the test.
 	MTLS bool `json:"mtls,omitempty"`
+	// HTTP is the path of a page of its first port, which then speaks plain HTTP: whoever has
+	// an edge to it must get an answer to GET, with a status below 500.
+	HTTP string `json:"http,omitempty"`
 	// Publish makes its first port one of this machine's.
 	Publish *Publish `json:"publish,omitempty"`
 	// Access is what it may have from Vault; nil for nothing.

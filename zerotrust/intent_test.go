@@ -68,6 +68,10 @@ func TestValidateServersAndAccess(t *testing.T) {
 			in.Workloads, in.Edges = in.Workloads[:5], slices.DeleteFunc(in.Edges, func(e Edge) bool { return e.From == "vault" || e.To == "vault" })
 		}, "access: no workload runs vault"},
 		"mTLS for nobody":             {func(in *Intent) { in.Workloads[3].MTLS = true }, `workload "intruder": for mTLS it needs`},
+		"a page without its slash":    {func(in *Intent) { in.Workloads[0].HTTP = "login" }, `workload "frontend": want the path of a page`},
+		"a page elsewhere":            {func(in *Intent) { in.Workloads[0].HTTP = "http://x/login" }, "want the path of a page"},
+		"a page of who serves none":   {func(in *Intent) { in.Workloads[3].HTTP = "/" }, `workload "intruder": want the path of a page`},
+		"a page of who speaks mTLS":   {func(in *Intent) { in.Workloads[1].HTTP = "/" }, `workload "backend": want the path of a page`},
 		"health on a served port":     {func(in *Intent) { in.Workloads[0].HealthPort = 3000 }, "health port 3000 is one of its ports"},
 		"an edge to a health port":    {func(in *Intent) { in.Edges[1].Port = TCP(8080) }, "backend serves [8000], not port 8080"},
 		"a node port out of range":    {func(in *Intent) { in.Workloads[0].Publish.NodePort = 3000 }, "a node port from 30000 to 32767"},

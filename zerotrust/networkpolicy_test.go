@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -70,6 +71,35 @@ func TestNetworkPoliciesMeanTheIntent(t *testing.T) {
 	}
 }
 
+// FuzzNetworkPolicies has what the policies of any valid file mean judged.
+func FuzzNetworkPolicies(f *testing.F) {
+	for _, name := range []string{"precinct99.yaml", "../examples/orders/zerotrust.yaml"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(text))
+	}
+	f.Fuzz(func(t *testing.T, file string) {
+		in, err := ParseIntent("f.yaml", []byte(file))
+		if err != nil || len(in.Workloads) > 20 {
+			return
+		}
+		// A NetworkPolicy knows no names, which is told.
+		in.Edges = slices.DeleteFunc(in.Edges, func(e Edge) bool { return e.host() != "" })
+		text, err := NetworkPolicies(in, testPodNetwork)
+		if err != nil {
+			t.Fatal(err)
+		}
+		policies := readPolicies(t, text)
+		for _, c := range conversations(in) {
+			if got, want := passes(policies, c), meant(in, c); got != want {
+				t.Fatalf("%s: the policies let it through: %t, meant: %t\n%s", c, got, want, text)
+			}
+		}
+	})
+}
+
 // The judge finds what is wrong.
 func TestJudgeOfNetworkPolicies(t *testing.T) {
 	in := Precinct99()
@@ -129,11 +159,15 @@ func conversations(in Intent) []conversation {
 		}
 	}
 	for _, ns := range append(in.Namespaces(), "elsewhere") {
-		add(pod{namespace: ns, labels: labels.Set{"app": "stranger"}})
+		add(pod{namespace: ns, labels: labels.Set{"stranger": "yes"}})
 	}
 	ports := []Port{TCP(1), UDP(1), TCP(53), UDP(53)}
 	for _, w := range in.Workloads {
-		add(pod{w.Name, w.Namespace, labels.Set{"app": w.Name}, netip.Addr{}})
+		set := labels.Set(w.Labels)
+		if set == nil {
+			set = labels.Set{"app": w.Name}
+		}
+		add(pod{w.Name, w.Namespace, set, netip.Addr{}})
 		for _, p := range w.listens() {
 			ports = append(ports, p, Port{p.Number, !p.UDP})
 		}

@@ -4,12 +4,14 @@ package zerotrust
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,6 +23,7 @@ import (
 
 	"github.com/org/spire-vault-99-action/cilium"
 	"github.com/org/spire-vault-99-action/internal/run"
+	"github.com/org/spire-vault-99-action/spire/deploy"
 	"github.com/org/spire-vault-99-action/zerotrust/phase"
 	"github.com/org/spire-vault-99-action/zerotrust/probe"
 	"github.com/org/spire-vault-99-action/zerotrust/report"
@@ -91,6 +94,7 @@ func TestE2EOrders(t *testing.T) {
 	l.refusedByAdmission(verifier)
 	l.withoutTheMesh(s, foreign)
 	l.mutated(s)
+	l.fromNoSPIFFE(s)
 
 	// A cluster that enforces nothing must fail, in each cell that is to be denied.
 	policies, err := Policies(l.cfg.Intent)
@@ -406,7 +410,7 @@ func (l *lab) withoutHubble(s, foreign *Stack) {
 func (l *lab) mutated(s *Stack) {
 	l.Helper()
 	all := s.Mutations()
-	for _, name := range []string{"without the policy of queue", "without the identity of billing", "without the SPIRE server"} {
+	for _, name := range []string{"without the policy of queue", "without the identity of billing"} {
 		i := slices.IndexFunc(all, func(c phase.Check) bool { return c.Name == name })
 		began := time.Now()
 		ev, err := all[i].Run(l.Context())
@@ -414,6 +418,82 @@ func (l *lab) mutated(s *Stack) {
 			l.Errorf("%s: %v", name, err)
 		}
 		l.Logf("%s: %s, in %s\n%s", name, ev.Got, time.Since(began).Round(100*time.Millisecond), strings.Join(ev.Details, "\n"))
+	}
+}
+
+// fromNoSPIFFE makes the cluster one that has Cilium and policies, but no SPIRE and no mutual
+// authentication, and upgrades it while its applications are used.
+func (l *lab) fromNoSPIFFE(s *Stack) {
+	l.Helper()
+	if err := s.Rollback(l.Context()); err != nil {
+		l.Fatal(err)
+	}
+	cluster, err := s.rest(l.Context())
+	if err != nil {
+		l.Fatal(err)
+	}
+	if err := deploy.Uninstall(l.Context(), cluster, s.spireConfig()); err != nil {
+		l.Fatal(err)
+	}
+	s.dropSPIRE()
+	if spaces, err := l.kubeClient(s).Clientset().CoreV1().Namespaces().List(l.Context(), metav1.ListOptions{FieldSelector: "metadata.name=spire-system"}); err != nil || len(spaces.Items) > 0 {
+		l.Fatalf("SPIRE is still there: %v, %v", spaces, err)
+	}
+	began := time.Now()
+	stop := l.ordersLoad(s)
+	err = s.Upgrade(l.Context())
+	requests, failed, first := stop()
+	if err != nil {
+		l.Fatal(err)
+	}
+	if failed > 0 || requests < 20 {
+		l.Errorf("%d requests, %d failed, the first: %v", requests, failed, first)
+	}
+	l.Logf("from no SPIFFE to mutual authentication in %s: %d requests, %d failed", time.Since(began).Round(100*time.Millisecond), requests, failed)
+	l.ordersGreen(s, phase.Options{VerifyOnly: true})
+}
+
+// ordersLoad uses the gateway from outside, and the queue from the gateway's own pod, until
+// stop is called.
+func (l *lab) ordersLoad(s *Stack) (stop func() (requests, failed int, first error)) {
+	ctx, cancel := context.WithCancel(l.Context())
+	var mu sync.Mutex
+	var requests, failed int
+	var first error
+	var users sync.WaitGroup
+	use := func(pause time.Duration, once func() error) {
+		users.Go(func() {
+			for ctx.Err() == nil {
+				err := once()
+				if ctx.Err() != nil {
+					return // it was broken off
+				}
+				mu.Lock()
+				requests++
+				if err != nil {
+					failed++
+					first = cmp.Or(first, err)
+				}
+				mu.Unlock()
+				time.Sleep(pause)
+			}
+		})
+	}
+	use(200*time.Millisecond, func() error {
+		_, err := firstLine(ctx, net.JoinHostPort("127.0.0.1", fmt.Sprint(sitePort)))
+		return err
+	})
+	use(500*time.Millisecond, func() error {
+		_, r, err := s.probe(ctx, Cell{From: "gateway", To: "queue", Port: TCP(5672), Allowed: true}, allowedTimeout)
+		if err == nil && !r.Connected {
+			err = errors.New(r.String())
+		}
+		return err
+	})
+	return func() (int, int, error) {
+		cancel()
+		users.Wait()
+		return requests, failed, first
 	}
 }
 

@@ -75,6 +75,9 @@ func ReadIntent(file string) (Intent, error) {
 
 // YAML is the intent in its YAML form.
 func (in Intent) YAML() ([]byte, error) {
+	if in.Edges == nil {
+		in.Edges = []Edge{} // "null" is no list
+	}
 	text, err := sigsyaml.Marshal(document{IntentVersion, in})
 	if err != nil {
 		return nil, fmt.Errorf("intent %s: %w", in.Name, err)

@@ -431,7 +431,7 @@ func (l *lab) drills() {
 	site := precinct.NewSite(fmt.Sprintf("http://127.0.0.1:%d", sitePort))
 	r, err := phase.Run(l.Context(), []*phase.Phase{{
 		Name: "drills", Serial: true, Timeout: 20 * time.Minute,
-		Checks: slices.Concat([]phase.Check{precinct.RotationCheck(site, 20)}, s.Drills(site), slices.DeleteFunc(s.Mutations(), func(c phase.Check) bool {
+		Checks: slices.Concat([]phase.Check{s.Wiretap(site), precinct.RotationCheck(site, 20)}, s.Drills(site), slices.DeleteFunc(s.Mutations(), func(c phase.Check) bool {
 			return c.Name != "without the SPIRE server" // the others are taken away in TestE2EOrders
 		})),
 	}}, nil)
@@ -441,5 +441,20 @@ func (l *lab) drills() {
 	if err != nil {
 		l.Fatal(err)
 	}
+	l.inTheClear(site)
 	l.green(phase.Options{VerifyOnly: true})
+}
+
+// inTheClear takes an edge that is plain for one that is encrypted: it has to be found out.
+func (l *lab) inTheClear(site Marked) {
+	l.Helper()
+	s := l.stack()
+	s.cfg.Intent.Workloads = slices.Clone(s.cfg.Intent.Workloads)
+	for i, w := range s.cfg.Intent.Workloads {
+		s.cfg.Intent.Workloads[i].MTLS = w.MTLS || w.Publish != nil
+	}
+	ev, err := s.Wiretap(site).Run(l.Context())
+	if _, failed := errors.AsType[*phase.Mismatch](err); !failed || !strings.Contains(err.Error(), "outside → frontend:3000: ") {
+		l.Errorf("an edge in plain HTTP passes for encrypted: %v\n%s", err, strings.Join(ev.Details, "\n"))
+	}
 }

@@ -3,6 +3,7 @@ package zerotrust
 import (
 	"fmt"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -129,6 +130,9 @@ func (c *checking) ports(at string, w Workload) {
 		c.fault(at+".healthPort", "workload %q: health port %d is one of its ports, or none at all", w.Name, w.HealthPort)
 	}
 	first := len(w.Ports) > 0 && !w.Ports[0].UDP
+	if u, err := url.ParseRequestURI(w.HTTP); w.HTTP != "" && (err != nil || u.Path == "" || u.IsAbs() || !first || w.Runs != "" || w.MTLS) {
+		c.fault(at+".http", "workload %q: want the path of a page, such as /login, and a TCP port, first, that does not speak mTLS", w.Name)
+	}
 	if w.MTLS && (!first || w.Runs != "" || len(callers(c.in, w)) == 0) {
 		c.fault(at+".mtls", "workload %q: for mTLS it needs a TCP port, first, and an edge that leads to it from a workload", w.Name)
 	}

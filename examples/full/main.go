@@ -86,7 +86,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	f.StringVar(&o.intent, "intent", "", "prove this intent, a zerotrust.yaml, instead of the demo's")
 	f.StringVar(&o.vault, "vault", "vault", "the secret store: vault or openbao")
 	f.BoolVar(&o.drills, "drills", false, "afterwards kill each pod once, rotate credentials and move a Service, all under load")
-	f.BoolVar(&o.mutate, "mutate", false, "afterwards take away one policy, one identity, the SPIRE server at a time, and want what follows and nothing else")
+	f.BoolVar(&o.mutate, "mutate", false, "afterwards take away one policy, one identity, the SPIRE server at a time, and want what follows and nothing else; listen to the demo's packets, and want nothing in the clear")
 	f.IntVar(&o.hostPort, "port", 0, "port on 127.0.0.1 of what is published (default: the intent's, 3000 for the demo's site)")
 	f.StringVar(&o.reportDir, "report-dir", "report", "folder for the report (HTML, JSON, JUnit, Markdown) and the screenshots")
 	f.StringVar(&o.attest, "attest", "", "also write what was proven as an in-toto statement (test-result), unsigned, to this file")
@@ -244,11 +244,11 @@ func phases(stack *zerotrust.Stack, intent zerotrust.Intent, o options) ([]*phas
 	if err != nil {
 		return nil, err
 	}
-	all = withMutations(stack, all, o)
+	site := precinct.NewSite(siteURL(intent))
+	all = withMutations(stack, all, o, stack.Wiretap(site))
 	if !o.drills {
 		return all, nil
 	}
-	site := precinct.NewSite(siteURL(intent))
 	drills := &phase.Phase{
 		Name: "drills", Doc: "What breaks mends itself: pods killed, credentials changed, a Service moved, under load.",
 		Needs:  slices.Clone(all), // nothing else is to be at work meanwhile
@@ -258,14 +258,14 @@ func phases(stack *zerotrust.Stack, intent zerotrust.Intent, o options) ([]*phas
 	return append(all, drills), nil
 }
 
-// withMutations puts them behind all phases, if they are wanted.
-func withMutations(stack *zerotrust.Stack, all []*phase.Phase, o options) []*phase.Phase {
+// withMutations puts them behind all phases, and other checks before them, if they are wanted.
+func withMutations(stack *zerotrust.Stack, all []*phase.Phase, o options, before ...phase.Check) []*phase.Phase {
 	if !o.mutate {
 		return all
 	}
 	return append(all, &phase.Phase{
 		Name: "mutations", Doc: "What is taken away changes exactly the edges that stand on it.",
-		Needs: slices.Clone(all), Serial: true, Timeout: 40 * time.Minute, Checks: stack.Mutations(),
+		Needs: slices.Clone(all), Serial: true, Timeout: 40 * time.Minute, Checks: append(before, stack.Mutations()...),
 	})
 }
 

@@ -134,9 +134,9 @@ func (in intent) kinds() map[string]bool {
 	return all
 }
 
-// FuzzIntents goes on where TestRandomIntents ends. To fuzz, the go command compiles all of
-// Cilium once more.
+// FuzzIntents goes on where TestRandomIntents ends.
 func FuzzIntents(f *testing.F) {
+	derive(f, random(0).file(f)) // what derives is up before the time of an input begins
 	f.Add(uint64(0))
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		in := random(seed)

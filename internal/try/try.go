@@ -1,13 +1,15 @@
-// Package try makes one attempt to connect, over TCP, UDP or TLS, and says what came of it.
-// The prober does so in other people's pods, and whoever has no pod, here. It needs the
-// standard library alone.
+// Package try makes one attempt to connect, over TCP, UDP, TLS or HTTP, or to look a name up,
+// and says what came of it. The prober does so in other people's pods, and whoever has no
+// pod, here. It needs the standard library alone.
 package try
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"syscall"
@@ -36,37 +38,49 @@ type Result struct {
 	Seconds   float64 `json:"seconds"`             // until it was connected, or was not
 
 	// Certificates are those that a tls:// target presents, DER, its own first; nobody has
-	// verified them. TLSError is why there are none.
+	// verified them. Status is with what an http:// target answers. SpeechError is why there
+	// is neither.
 	Certificates [][]byte `json:"certificates,omitempty"`
-	TLSError     string   `json:"tlsError,omitempty"`
+	Status       int      `json:"status,omitempty"`
+	SpeechError  string   `json:"speechError,omitempty"`
+
+	// Addresses are those that the name of a dns:// target has.
+	Addresses []string `json:"addresses,omitempty"`
 }
 
-// Once tries once, for at most timeout, to connect to target, "host:port", or
-// "udp://host:port", or "tls://host:port", and reads the greeting if there is one. The name is
-// looked up apart, so that a DNS failure is never taken for a refusal.
-func Once(ctx context.Context, target string, timeout time.Duration) Result {
+// Once tries once, for at most timeout: to connect to what is "host:port", or begins with
+// udp://, tls:// or http://, or to find the name of a dns:// one. It reads the greeting if
+// there is one. The name is looked up apart, so that a DNS failure is never taken for a refusal.
+func Once(ctx context.Context, what string, timeout time.Duration) Result {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	start := time.Now()
-	r := Result{Target: target}
+	r := Result{Target: what}
 	fail := func(kind string, err error) Result {
 		r.Kind, r.Error, r.Seconds = kind, err.Error(), time.Since(start).Seconds()
 		return r
 	}
-	network, address := Network(target)
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return fail("other", err)
+	to := ParseTarget(what)
+	host, port := to.Address, ""
+	if to.Network != "dns" {
+		var err error
+		if host, port, err = net.SplitHostPort(to.Address); err != nil {
+			return fail("other", err)
+		}
 	}
 	// The C library's resolver, where a build has it, does not heed ctx.
 	addrs, err := (&net.Resolver{PreferGo: true}).LookupHost(ctx, host)
 	if err != nil {
 		return fail("name", err)
 	}
+	if to.Network == "dns" {
+		r.Connected, r.Addresses, r.Seconds = true, addrs, time.Since(start).Seconds()
+		return r
+	}
 	r.Address = net.JoinHostPort(addrs[0], port)
 	// A port chosen beforehand tells this try from all others in the network's own
 	// records, also when it never gets through.
-	if network == "udp" {
+	if to.Network == "udp" {
 		return exchange(ctx, r, fail)
 	}
 	local, err := freePort()
@@ -84,14 +98,40 @@ func Once(ctx context.Context, target string, timeout time.Duration) Result {
 	}
 	defer conn.Close()
 	r.Connected, r.Seconds = true, time.Since(start).Seconds()
-	if network == "tls" {
-		if r.Certificates, err = presented(ctx, conn); err != nil {
-			r.TLSError = err.Error()
-		}
-		return r
+	switch to.Network {
+	case "tls":
+		r.Certificates, err = presented(ctx, conn)
+	case "http":
+		r.Status, err = get(ctx, conn, to)
+	default:
+		r.Answer = greeting(conn)
 	}
-	r.Answer = greeting(conn)
+	if err != nil {
+		r.SpeechError = err.Error()
+	}
 	return r
+}
+
+// get is the status of the answer to a GET, redirections not followed.
+func get(ctx context.Context, conn net.Conn, to Target) (int, error) {
+	if end, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(end); err != nil {
+			return 0, err
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+to.Address+to.Path, nil)
+	if err != nil {
+		return 0, err
+	}
+	req.Close = true
+	if err := req.Write(conn); err != nil {
+		return 0, err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+	if err != nil {
+		return 0, err
+	}
+	return resp.StatusCode, resp.Body.Close()
 }
 
 // presented is what a server of TLS presents. Whether it is to be believed is for whoever
@@ -108,14 +148,25 @@ func presented(ctx context.Context, conn net.Conn) ([][]byte, error) {
 	return all, nil
 }
 
-// Network is what a target begins with, udp:// or tls://, and else "tcp".
-func Network(target string) (network, address string) {
-	for _, network := range []string{"udp", "tls"} {
-		if address, is := strings.CutPrefix(target, network+"://"); is {
-			return network, address
+// Target is what is tried, taken apart.
+type Target struct {
+	Network string // what it begins with, udp, tls, http or dns, and else "tcp"
+	Address string // host and port; of dns the host alone
+	Path    string // of http, with its slash
+}
+
+// ParseTarget takes it apart; whether it is sound is for the caller to look.
+func ParseTarget(s string) Target {
+	for _, network := range []string{"udp", "tls", "dns"} {
+		if address, is := strings.CutPrefix(s, network+"://"); is {
+			return Target{Network: network, Address: address}
 		}
 	}
-	return "tcp", target
+	if rest, is := strings.CutPrefix(s, "http://"); is {
+		address, path, _ := strings.Cut(rest, "/")
+		return Target{Network: "http", Address: address, Path: "/" + path}
+	}
+	return Target{Network: "tcp", Address: s}
 }
 
 // exchange asks over UDP, again and again, as packets get lost, until there is an answer.

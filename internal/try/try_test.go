@@ -9,6 +9,7 @@ import (
 	"io"
 	"log"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"syscall"
@@ -76,13 +77,53 @@ func TestTryTLS(t *testing.T) {
 		s.StartTLS()
 		t.Cleanup(s.Close)
 		r := Once(t.Context(), "tls://"+s.Listener.Addr().String(), 5*time.Second)
-		if !r.Connected || r.TLSError != "" || len(r.Certificates) != 1 || !bytes.Equal(r.Certificates[0], s.Certificate().Raw) {
+		if !r.Connected || r.SpeechError != "" || len(r.Certificates) != 1 || !bytes.Equal(r.Certificates[0], s.Certificate().Raw) {
 			t.Errorf("for %s: %+v", what, r)
 		}
 	}
 	plain := listen(t, func(c net.Conn) { fmt.Fprintln(c, "hello"); c.Close() })
-	if r := Once(t.Context(), "tls://"+plain, 5*time.Second); !r.Connected || r.TLSError == "" || len(r.Certificates) != 0 {
+	if r := Once(t.Context(), "tls://"+plain, 5*time.Second); !r.Connected || r.SpeechError == "" || len(r.Certificates) != 0 {
 		t.Errorf("plain text: %+v", r)
+	}
+}
+
+// A server is asked for a page, once, and for nothing that it points to.
+func TestTryHTTP(t *testing.T) {
+	asked := make(chan string, 10)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.Method + " " + r.URL.String() + " at " + r.Host
+		http.Redirect(w, r, "/elsewhere", http.StatusFound)
+	}))
+	t.Cleanup(s.Close)
+	addr := s.Listener.Addr().String()
+	for target, want := range map[string]string{"http://" + addr + "/live?x=1": "/live?x=1", "http://" + addr: "/"} {
+		r := Once(t.Context(), target, 5*time.Second)
+		if !r.Connected || r.Status != http.StatusFound || r.SpeechError != "" || r.Address != addr || r.LocalPort == 0 {
+			t.Errorf("%s: %+v", target, r)
+		}
+		if got := <-asked; got != "GET "+want+" at "+addr || len(asked) > 0 {
+			t.Errorf("%s: asked %s, and %d more", target, got, len(asked))
+		}
+	}
+	over := make(chan struct{})
+	t.Cleanup(func() { close(over) })
+	for what, serve := range map[string]func(net.Conn){
+		"another protocol": func(c net.Conn) { fmt.Fprintln(c, "hello"); c.Close() },
+		"no answer":        func(net.Conn) { <-over },
+	} {
+		r := Once(t.Context(), "http://"+listen(t, serve), time.Second)
+		if !r.Connected || r.Status != 0 || r.SpeechError == "" || r.Error != "" {
+			t.Errorf("%s: %+v", what, r)
+		}
+	}
+}
+
+func TestTryDNS(t *testing.T) {
+	if r := Once(t.Context(), "dns://localhost", 5*time.Second); !r.Connected || len(r.Addresses) == 0 || r.LocalPort != 0 || r.Error != "" {
+		t.Errorf("localhost: %+v", r)
+	}
+	if r := Once(t.Context(), "dns://no..name", 5*time.Second); r.Connected || r.Kind != "name" || r.Error == "" || len(r.Addresses) > 0 {
+		t.Errorf("a name that is none: %+v", r)
 	}
 }
 

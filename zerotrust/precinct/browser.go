@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"time"
 
@@ -64,6 +65,11 @@ func (b Browser) open(ctx context.Context, listen func(event any)) (*tab, error)
 	if err != nil {
 		return nil, err
 	}
+	// What it leaves behind goes with it: it is killed, and does not tidy up.
+	dir, err := os.MkdirTemp("", "zerotrust-browser-")
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", path, err)
+	}
 	ctx, cancelAllocator := chromedp.NewExecAllocator(ctx,
 		chromedp.ExecPath(path),
 		chromedp.Headless,
@@ -83,9 +89,10 @@ func (b Browser) open(ctx context.Context, listen func(event any)) (*tab, error)
 		chromedp.Flag("force-color-profile", "srgb"),
 		chromedp.Flag("hide-scrollbars", true),
 		chromedp.Flag("password-store", "basic"),
+		chromedp.Env("TMPDIR="+dir),
 	)
 	ctx, cancelTab := chromedp.NewContext(ctx)
-	t := &tab{ctx: ctx, close: func() { cancelTab(); cancelAllocator() }}
+	t := &tab{ctx: ctx, close: func() { cancelTab(); cancelAllocator(); _ = os.RemoveAll(dir) }}
 	if err := chromedp.Listen(ctx, listen); err != nil {
 		t.close()
 		return nil, fmt.Errorf("start %s: %w", path, err)

@@ -44,6 +44,18 @@ type answer struct {
 	OldUser string `json:"old_user"`
 	NewUser string `json:"new_user"`
 	OldGone bool   `json:"old_gone"`
+
+	ServerUser string `json:"server_user"` // whom the database takes the backend for
+}
+
+// refusedError is an answer other than 2xx.
+type refusedError struct {
+	method, path, said string
+	status             int
+}
+
+func (e *refusedError) Error() string {
+	return fmt.Sprintf("%s %s: %d %s %s", e.method, e.path, e.status, http.StatusText(e.status), e.said)
 }
 
 // call sends one request and wants status 2xx.
@@ -76,7 +88,7 @@ func (s *Site) call(ctx context.Context, method, path string, body any) (answer,
 	// An error page of somebody between is told by its status alone.
 	_ = json.Unmarshal(data, &a)
 	if resp.StatusCode/100 != 2 {
-		return a, fmt.Errorf("%s %s: %s %s", method, path, resp.Status, a.Error)
+		return a, &refusedError{method: method, path: path, said: a.Error, status: resp.StatusCode}
 	}
 	return a, nil
 }
@@ -88,8 +100,13 @@ func (s *Site) signIn(ctx context.Context) error {
 	if s.signedIn {
 		return nil
 	}
-	_, err := s.call(ctx, http.MethodPost, "/api/auth/login", map[string]string{"username": demoUser, "password": demoPassword})
+	err := s.signInAnew(ctx)
 	s.signedIn = err == nil
+	return err
+}
+
+func (s *Site) signInAnew(ctx context.Context) error {
+	_, err := s.call(ctx, http.MethodPost, "/api/auth/login", map[string]string{"username": demoUser, "password": demoPassword})
 	return err
 }
 

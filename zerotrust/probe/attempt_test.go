@@ -29,8 +29,16 @@ func TestParse(t *testing.T) {
 		{`{"target":"t:1","connected":true}`, Attempt{}, "does not say from and to where"},
 		{`{"target":"t:1","error":"x","kind":"timeout"}`, Attempt{}, "does not say from and to where"},
 		{`{"target":"t:1","error":"x","kind":"name"}{}`, Attempt{}, "after top-level value"},
+		{`{"target":"dns://t","connected":true,"addresses":["10.0.0.1"],"seconds":0.5}`,
+			Attempt{Target: "dns://t", Connected: true, Addresses: []string{"10.0.0.1"}, Seconds: 0.5}, ""},
+		{`{"target":"dns://t","error":"no such host","kind":"name"}`, Attempt{Target: "dns://t", Error: "no such host", Kind: KindName}, ""},
+		{`{"target":"dns://t","connected":true}`, Attempt{}, "neither what the name stands for"},
 	} {
-		got, err := Parse(tt.printed, "t:1")
+		target := "t:1"
+		if strings.Contains(tt.printed, "dns://t") {
+			target = "dns://t"
+		}
+		got, err := Parse(tt.printed, target)
 		switch {
 		case tt.says == "" && (err != nil || !reflect.DeepEqual(got, tt.want)):
 			t.Errorf("%s: %+v, %v", tt.printed, got, err)
@@ -43,6 +51,7 @@ func TestParse(t *testing.T) {
 func TestCheckTarget(t *testing.T) {
 	for target, ok := range map[string]bool{
 		"db:5432": true, "udp://db:53": true, "udp://db": false, "tcp://db:53": false, "db.shop.svc:1": true, "10.0.0.1:65535": true, "[::1]:80": true,
+		"tls://db:5432": true, "http://web:80": true, "http://web:80/live": true, "http://web/live": false, "dns://db": true, "dns://db:53": false, "dns://": false,
 		"": false, "db": false, ":80": false, "db:": false, "db:0": false, "db:65536": false, "db:http": false, "::1:80": false,
 	} {
 		if err := checkTarget(target); (err == nil) != ok {

@@ -58,12 +58,18 @@ func New(client *kube.Client, cfg Config) *Prober {
 	return &Prober{client, cfg}
 }
 
-// Try tries once, for at most timeout (default 5 s), to connect from inside the pod
-// to target, "host:port", or "udp://host:port" to get an answer
-// there, or "tls://host:port" to see its certificates too. The pod needs its namespace, its name and, if another one of
-// that name must not do (as a StatefulSet would make), its UID. If no container of ours runs
-// in it, one is added, which takes a second or two; it may take a minute, and goes on
-// starting if ctx ends before.
+// Try tries once, for at most timeout (default 5 s), to connect from inside the pod to
+// target, which is one of
+//
+//	host:port             whether it connects over TCP
+//	udp://host:port       whether an answer comes
+//	tls://host:port       and what certificates it presents
+//	http://host:port/path and with what status it answers a GET
+//	dns://host            whether the name is found; nothing is connected to
+//
+// The pod needs its namespace, its name and, if another one of that name must not do (as a
+// StatefulSet would make), its UID. If no container of ours runs in it, one is added, which
+// takes a second or two; it may take a minute, and goes on starting if ctx ends before.
 //
 // The Attempt tells whether it connected. An error means that nothing is known of the
 // target; it is an ErrAdmission where a policy or webhook of the cluster refuses the prober.

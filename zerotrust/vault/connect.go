@@ -92,7 +92,7 @@ func (c *Conn) newClient() (*api.Client, error) {
 				DialContext:     c.dial,
 				TLSClientConfig: tlsconfig.TLSClientConfig(c.cfg.Bundle, tlsconfig.AuthorizeID(c.cfg.ID)),
 			},
-			Timeout:   30 * time.Second,
+			Timeout: 30 * time.Second,
 		},
 		DisableRedirects: true,
 	})

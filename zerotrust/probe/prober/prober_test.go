@@ -29,6 +29,11 @@ func TestParse(t *testing.T) {
 		{"try -timeout 4s -socket x -- [::1]:80", command{verb: "try", socket: "x", timeout: 4 * time.Second, target: "[::1]:80"}, ""},
 		{"try udp://db:53", command{verb: "try", socket: "zerotrust-probe", timeout: 5 * time.Second, target: "udp://db:53"}, ""},
 		{"try udp://db", command{}, "missing port"},
+		{"try http://web:80/live?x=1", command{verb: "try", socket: "zerotrust-probe", timeout: 5 * time.Second, target: "http://web:80/live?x=1"}, ""},
+		{"try http://web/live", command{}, "missing port"},
+		{"try dns://db.shop", command{verb: "try", socket: "zerotrust-probe", timeout: 5 * time.Second, target: "dns://db.shop"}, ""},
+		{"try dns://db:53", command{}, "want dns://HOST"},
+		{"try dns://", command{}, "want dns://HOST"},
 		{"", command{}, "no command"},
 		{"ping x:1", command{}, `unknown command "ping"`},
 		{"serve x", command{}, "serve takes 0 arguments"},
@@ -44,6 +49,11 @@ func TestParse(t *testing.T) {
 		{"try a:http", command{}, "want HOST:PORT"},
 		{"try a:0", command{}, "want HOST:PORT"},
 		{"try a:65536", command{}, "want HOST:PORT"},
+		{"capture", command{verb: "capture", limit: 2 * time.Minute}, ""},
+		{"capture -limit 10s", command{verb: "capture", limit: 10 * time.Second}, ""},
+		{"capture -limit 0s", command{}, "-limit 0s"},
+		{"capture -socket x", command{}, "not defined: -socket"},
+		{"capture x", command{}, "capture takes 0 arguments"},
 	} {
 		got, err := parse(strings.Fields(tt.args))
 		switch {
@@ -53,6 +63,26 @@ func TestParse(t *testing.T) {
 			t.Errorf("%s: error %v, want one that says %q", tt.args, err, tt.says)
 		}
 	}
+}
+
+// listen serves each connection with serve, on loopback.
+func listen(t *testing.T, serve func(net.Conn)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go serve(conn)
+		}
+	}()
+	return l.Addr().String()
 }
 
 func TestLinger(t *testing.T) {
@@ -113,23 +143,12 @@ func TestServe(t *testing.T) {
 
 // Without anybody to tell, a try is made and reported all the same.
 func TestRunTry(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		if c, err := l.Accept(); err == nil {
-			fmt.Fprint(c, "hi")
-			c.Close()
-		}
-	}()
-	cmd, err := parse([]string{"try", "-socket", "prober-test-nobody", l.Addr().String()})
+	cmd, err := parse([]string{"try", "-socket", "prober-test-nobody", listen(t, func(c net.Conn) { fmt.Fprint(c, "hi"); c.Close() })})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var stdout, stderr bytes.Buffer
-	if err := cmd.run(&stdout, &stderr); err != nil {
+	if err := cmd.run(nil, &stdout, &stderr); err != nil {
 		t.Fatal(err)
 	}
 	var r try.Result
