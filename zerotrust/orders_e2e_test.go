@@ -120,6 +120,11 @@ func TestE2EOrders(t *testing.T) {
 	if len(wrong) > 0 {
 		t.Errorf("with no policy left: %s", strings.Join(wrong, "; "))
 	}
+	for _, c := range edgeChecks(l.ordersRun(foreign.VerifyPhases(), phase.Options{VerifyOnly: true, Only: []string{"4D-from-outside"}})) {
+		if !c.Edge.Allowed && !strings.HasSuffix(c.Edge.Port, "/UDP") && c.Status != phase.Failed {
+			t.Errorf("with no policy left: %s: %s, %v", c.Name, c.Status, c.Err)
+		}
+	}
 	l.badWorkloads(s, prober.ref)
 	l.withoutHubble(s, foreign)
 }
@@ -224,12 +229,14 @@ func (l *lab) refusedByAdmission(verifier *rest.Config) {
 		l.Fatal(err)
 	}
 	// It takes a moment until the API server heeds it, and no container must be added before.
-	patch := []byte(`{"spec":{"ephemeralContainers":[{"name":"x","image":"` + image + `"}]}}`)
-	for deadline := time.Now().Add(30 * time.Second); err == nil; {
-		_, err = client.CoreV1().Pods("shop").Patch(l.Context(), pods[0].Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}}, "ephemeralcontainers")
+	// What guards the namespace already has nothing against this one.
+	patch := []byte(`{"spec":{"ephemeralContainers":[{"name":"x","image":"` + image + `","securityContext":{
+		"allowPrivilegeEscalation":false,"runAsNonRoot":true,"runAsUser":65532,"readOnlyRootFilesystem":true,"capabilities":{"drop":["ALL"]},"seccompProfile":{"type":"RuntimeDefault"}}}]}}`)
+	for deadline := time.Now().Add(30 * time.Second); err == nil || !strings.Contains(err.Error(), name); time.Sleep(200 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			l.Fatal("the policy is not heeded")
+			l.Fatalf("the policy is not heeded: %v", err)
 		}
+		_, err = client.CoreV1().Pods("shop").Patch(l.Context(), pods[0].Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}}, "ephemeralcontainers")
 	}
 	r := l.ordersRun(foreign.VerifyPhases(), phase.Options{VerifyOnly: true, Only: []string{"4D-network-policies"}})
 	c := checkOf(r, "probers", "prober of queue")

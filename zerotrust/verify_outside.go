@@ -166,34 +166,39 @@ func (s *Stack) proveFromHere(ctx context.Context, log *flowLog, cell Cell) (pha
 	return ev, errors.Join(err, log.complete())
 }
 
-// toldOf is the flow of the attempt's very port that says what became of it. Where that
-// connected by way of others, who may put an address of theirs in the place of ours, one of
-// the same moment will do; nil for none.
+// toldOf is the flow that says what became of an attempt, nil for none. Of one that connected
+// it is that it was seen on its way into the pod; where others may have put an address of
+// theirs in the place of ours, one of the same moment will do. Of any other it is its drop
+// or, for want of one, that the pod's own side let it in.
 func (s *Stack) toldOf(ctx context.Context, log *flowLog, since int, r probe.Attempt, cell Cell, direct bool) *cilium.Flow {
 	to, _ := s.cfg.Intent.Workload(cell.To)
 	arrives := func(f cilium.Flow) bool {
 		return f.Destination.Namespace == to.Namespace && slices.Contains(f.Destination.Labels, "k8s:"+accountLabel+"="+to.Account()) &&
-			f.Protocol == cell.Port.Protocol() && int(f.Destination.Port) == cell.Port.Number && decides(f)
+			f.Protocol == cell.Port.Protocol() && int(f.Destination.Port) == cell.Port.Number
 	}
 	own := func(f cilium.Flow) bool { return arrives(f) && int(f.Source.Port) == r.LocalPort }
-	if r.Connected && !direct {
-		other, seen := log.find(ctx, since, outsidePatience, func(f cilium.Flow) bool { return arrives(f) && f.Source.Pod == "" })
-		if !seen {
-			return nil
+	// Where no policy selects the pod, flows from the world have another direction, or none:
+	// https://github.com/cilium/cilium/blob/v1.20.2/pkg/hubble/parser/threefour/parser.go
+	first := func(f cilium.Flow) bool { return own(f) && decides(f) }
+	better := func(f cilium.Flow) bool { return own(f) && f.Verdict == "DROPPED" }
+	if r.Connected {
+		first = func(f cilium.Flow) bool {
+			return f.Verdict == "FORWARDED" && (own(f) || !direct && arrives(f) && f.Source.Pod == "")
 		}
-		if f, seen := log.find(ctx, since, time.Second, own); seen {
-			return &f
-		}
-		return &other
+		better = func(f cilium.Flow) bool { return own(f) && f.Verdict == "FORWARDED" }
 	}
-	if f, seen := log.find(ctx, since, outsidePatience, own); seen {
-		return &f
+	f, seen := log.find(ctx, since, outsidePatience, first)
+	if !seen {
+		return nil
 	}
-	return nil
+	if b, seen := log.find(ctx, since, time.Second, better); seen {
+		return &b
+	}
+	return &f
 }
 
-// decides says whether the flow tells what became of a packet: that it was dropped, or let
-// into the pod. That it was seen on the way tells nothing.
+// decides says whether the flow tells what became of a packet that nobody answered: that it
+// was dropped, or let into the pod. That it was seen on the way tells nothing.
 func decides(f cilium.Flow) bool {
 	return f.Verdict == "DROPPED" || f.Verdict == "FORWARDED" && f.Direction == "INGRESS"
 }
@@ -243,8 +248,6 @@ func judgeFromHere(cell Cell, w way, r probe.Attempt, told *cilium.Flow) verdict
 		return verdict{passed, why}
 	}
 	switch {
-	case r.Connected:
-		return verdict{why: "something answered, though Hubble saw it dropped"}
 	case !slices.Contains([]string{"POLICY_DENIED", "POLICY_DENY"}, f.DropReason):
 		return verdict{why: "dropped, but not by policy: " + f.DropReason}
 	case !own || !world:

@@ -92,7 +92,6 @@ func TestJudgeFromHere(t *testing.T) {
 		{"dropped for another reason", direct, silent, other, false, unknown, unknown},
 		{"from within the cluster", direct, silent, inside, false, unknown, unknown},
 		{"from a node", direct, silent, node, false, unknown, unknown},
-		{"answered, though dropped", service, connected, dropped2, false, unknown, unknown},
 		{"over UDP, let in", direct, silent, let, true, passed, failed},
 	} {
 		for _, allowed := range []bool{true, false} {
@@ -128,6 +127,44 @@ func TestSumFromHere(t *testing.T) {
 		_, err := sumFromHere(Cell{Allowed: tt.allowed}, tt.all)
 		if statusOf(err) != tt.want || tt.says != "" && !strings.Contains(err.Error(), tt.says) {
 			t.Errorf("%+v: %v", tt, err)
+		}
+	}
+}
+
+// The flow that counts: never another's where nothing connected, a drop before what was seen
+// on the way, and ours before another's.
+func TestToldOf(t *testing.T) {
+	s := &Stack{cfg: Config{Intent: orders(false)}}
+	cell := Cell{From: Outside, To: "queue", Port: TCP(5672)}
+	flow := func(id, verdict, direction string, from uint16, pod string) cilium.Flow {
+		return cilium.Flow{UUID: id, Verdict: verdict, Direction: direction, Protocol: "TCP", Source: cilium.Party{Port: from, Pod: pod},
+			Destination: cilium.Party{Namespace: "shop", Port: 5672, Labels: []string{"k8s:" + accountLabel + "=queue"}}}
+	}
+	elsewhere := flow("elsewhere", "FORWARDED", "INGRESS", 7, "")
+	elsewhere.Destination.Labels = []string{"k8s:" + accountLabel + "=other"}
+	const port = 40000
+	for _, tt := range []struct {
+		what              string
+		flows             []cilium.Flow
+		connected, direct bool
+		want              string
+	}{
+		{"a drop, after it was seen on the way", []cilium.Flow{flow("way", "FORWARDED", "", port, ""), flow("let", "FORWARDED", "INGRESS", port, ""), flow("drop", "DROPPED", "INGRESS", port, "")}, false, true, "drop"},
+		{"let in, and no drop", []cilium.Flow{flow("way", "FORWARDED", "EGRESS", port, ""), flow("let", "FORWARDED", "INGRESS", port, "")}, false, true, "let"},
+		{"only seen on the way", []cilium.Flow{flow("way", "FORWARDED", "EGRESS", port, "")}, false, true, ""},
+		{"another's drop", []cilium.Flow{flow("other", "DROPPED", "INGRESS", 7, "")}, false, false, ""},
+		{"connected, where no policy is", []cilium.Flow{flow("own", "FORWARDED", "EGRESS", port, "")}, true, true, "own"},
+		{"connected, and others did too", []cilium.Flow{flow("other", "FORWARDED", "INGRESS", 7, ""), flow("own", "FORWARDED", "INGRESS", port, "")}, true, false, "own"},
+		{"connected by way of others", []cilium.Flow{elsewhere, flow("pod", "FORWARDED", "INGRESS", 7, "billing"), flow("other", "FORWARDED", "INGRESS", 7, "")}, true, false, "other"},
+		{"others', where none is on the way", []cilium.Flow{flow("other", "FORWARDED", "INGRESS", 7, "")}, true, true, ""},
+	} {
+		log := &flowLog{flows: append([]cilium.Flow{flow("earlier", "DROPPED", "INGRESS", port, "")}, tt.flows...), ended: true}
+		got := ""
+		if f := s.toldOf(t.Context(), log, 1, probe.Attempt{LocalPort: port, Connected: tt.connected}, cell, tt.direct); f != nil {
+			got = f.UUID
+		}
+		if got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.what, got, tt.want)
 		}
 	}
 }
