@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/rest"
 
 	"github.com/org/spire-vault-99-action/internal/kube"
@@ -63,6 +64,20 @@ func agentPods(ctx context.Context, p pods, node string) ([]corev1.Pod, error) {
 		return nil, fmt.Errorf("cilium: no ready agent in the cluster: install Cilium, or see why the pods of DaemonSet %s/cilium are not ready", Namespace)
 	}
 	return agents, nil
+}
+
+// anywhere are the ready pods with that label in [Namespace] or, where it has none, in any
+// other one that may be looked into: somebody else's Cilium may lie elsewhere.
+func anywhere(ctx context.Context, p pods, selector string) ([]corev1.Pod, error) {
+	found, err := p.ReadyPods(ctx, Namespace, selector)
+	if len(found) > 0 || err != nil && !apierrors.IsForbidden(err) {
+		return found, err
+	}
+	all, allErr := p.ReadyPods(ctx, "", selector)
+	if apierrors.IsForbidden(allErr) {
+		return nil, err // what Namespace says is all that can be known
+	}
+	return all, allErr
 }
 
 // onAgents asks every given agent at once and returns the answers in their order.

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -62,6 +63,41 @@ func TestAgentPods(t *testing.T) {
 	}
 	if _, err := agentPods(t.Context(), agents{}, ""); err == nil || !strings.Contains(err.Error(), "no ready agent") {
 		t.Errorf("without agents: %v", err)
+	}
+}
+
+// readable is a cluster of pods, by namespace; other namespaces must not be looked into.
+type readable struct {
+	pods
+	in map[string][]corev1.Pod
+}
+
+func (r readable) ReadyPods(_ context.Context, namespace, _ string) ([]corev1.Pod, error) {
+	found, may := r.in[namespace]
+	if !may {
+		return nil, fmt.Errorf("listing: %w", apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", errors.New("no such right")))
+	}
+	return found, nil
+}
+
+func TestAnywhere(t *testing.T) {
+	one, other := []corev1.Pod{{ObjectMeta: metav1.ObjectMeta{Name: "one"}}}, []corev1.Pod{{ObjectMeta: metav1.ObjectMeta{Name: "other"}}}
+	for what, tt := range map[string]struct {
+		in   map[string][]corev1.Pod
+		want []corev1.Pod
+		err  bool
+	}{
+		"where it usually is":            {map[string][]corev1.Pod{Namespace: one}, one, false},
+		"there, and elsewhere":           {map[string][]corev1.Pod{Namespace: one, "": slices.Concat(one, other)}, one, false},
+		"elsewhere":                      {map[string][]corev1.Pod{Namespace: nil, "": other}, other, false},
+		"elsewhere, and all can be seen": {map[string][]corev1.Pod{"": other}, other, false},
+		"nowhere that can be seen":       {map[string][]corev1.Pod{Namespace: nil}, nil, false},
+		"nothing can be seen":            {nil, nil, true},
+	} {
+		got, err := anywhere(t.Context(), readable{in: tt.in}, relaySelector)
+		if diff := cmp.Diff(tt.want, got); diff != "" || (err != nil) != tt.err {
+			t.Errorf("%s: %v, -want +got\n%s", what, err, diff)
+		}
 	}
 }
 

@@ -198,18 +198,21 @@ func dialRelay(ctx context.Context, cluster *rest.Config) (*relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	agents, err := agentPods(ctx, client, "")
+	agents, err := anywhere(ctx, client, agentSelector)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cilium: list the ready agents: %w", err)
 	}
-	relays, err := client.ReadyPods(ctx, Namespace, relaySelector)
+	if len(agents) == 0 {
+		return nil, fmt.Errorf("cilium: no ready agent in the cluster (label %s): install Cilium, or see why its pods are not ready", agentSelector)
+	}
+	relays, err := anywhere(ctx, client, relaySelector)
 	if err != nil {
 		return nil, fmt.Errorf("cilium: list the pods of Hubble Relay: %w", err)
 	}
 	if len(relays) == 0 {
-		return nil, fmt.Errorf("cilium: no ready pod of Hubble Relay: see why Deployment %s/hubble-relay has none", Namespace)
+		return nil, fmt.Errorf("cilium: no ready pod of Hubble Relay (label %s): see why Deployment %s/hubble-relay has none, or install it", relaySelector, Namespace)
 	}
-	forward, err := client.Forward(ctx, Namespace, relays[0].Name, relayPort)
+	forward, err := client.Forward(ctx, relays[0].Namespace, relays[0].Name, relayPort)
 	if err != nil {
 		return nil, fmt.Errorf("cilium: forward a port to Hubble Relay (pod %s): %w", relays[0].Name, err)
 	}

@@ -87,13 +87,18 @@ func (s *Stack) checks4D() []phase.Check {
 		Name: "policies as derived", Doc: "The policies in force are exactly the derived ones, in the intent's namespaces and for the whole cluster.",
 		Hint: "kubectl get cnp,ccnp,netpol -A; run again without --verify: the cilium phase puts the derived ones back.",
 		Run:  s.checkPolicies,
-	}}, s.matrixChecks(Matrix(s.cfg.Intent))...)
+	}}, s.matrixChecks(s.flows(), Matrix(s.cfg.Intent))...)
+}
+
+// flows are what Hubble tells from their first use on, until the Stack is closed.
+func (s *Stack) flows() *flowLog {
+	log := &flowLog{stack: s}
+	s.atClose(log.close)
+	return log
 }
 
 // matrixChecks prove each of the cells.
-func (s *Stack) matrixChecks(cells []Cell) []phase.Check {
-	log := &flowLog{stack: s}
-	s.atClose(log.close)
+func (s *Stack) matrixChecks(log *flowLog, cells []Cell) []phase.Check {
 	var all []phase.Check
 	for _, cell := range cells {
 		c := phase.Check{Name: "edge " + cell.String(), Edge: &phase.Edge{
@@ -215,15 +220,14 @@ func (s *Stack) probe(ctx context.Context, cell Cell, timeout time.Duration) (co
 }
 
 // proveAllowed wants the probe to connect and Hubble to have seen it forwarded
-// (and authenticated, where the edge asks for it).
+// (and authenticated, where the edge asks for it). Without Hubble it still sees what does
+// not connect.
 func (s *Stack) proveAllowed(ctx context.Context, log *flowLog, cell Cell) (phase.Evidence, error) {
 	ev := phase.Evidence{Want: "connected, and forwarded by Hubble's account", Source: "probe in the pod; Hubble Relay"}
 	if cell.Authenticated {
 		ev.Want = "connected, and forwarded by Hubble's account after authentication by SPIRE"
 	}
-	if err := log.open(ctx); err != nil {
-		return ev, err
-	}
+	deaf := log.open(ctx)
 	var pod corev1.Pod
 	var r probe.Attempt
 	var err error
@@ -246,6 +250,12 @@ func (s *Stack) proveAllowed(ctx context.Context, log *flowLog, cell Cell) (phas
 		return s.sameAttempt(f, pod, r, cell) && f.Verdict == "FORWARDED" && (!cell.Authenticated || f.AuthType == "SPIRE")
 	}
 	what := "the probe connected"
+	if deaf != nil && (r.Connected || cell.Port.UDP) {
+		return ev, fmt.Errorf("%s, but Hubble cannot be asked what became of it: %w", r, deaf)
+	}
+	if deaf != nil {
+		return ev, phase.Want(ev.Want, ev.Got)
+	}
 	if !r.Connected {
 		if f, seen := log.find(ctx, since, time.Second, func(f cilium.Flow) bool { return s.sameAttempt(f, pod, r, cell) && f.Verdict == "DROPPED" }); seen {
 			ev.Details = append(ev.Details, f.String())
@@ -293,12 +303,10 @@ func (s *Stack) proveAllowed(ctx context.Context, log *flowLog, cell Cell) (phas
 }
 
 // proveDenied wants the probe to get nothing and Hubble to name policy as the
-// reason. A timeout alone proves nothing.
+// reason. A timeout alone proves nothing; a connection does, also without Hubble.
 func (s *Stack) proveDenied(ctx context.Context, log *flowLog, cell Cell) (phase.Evidence, error) {
 	ev := phase.Evidence{Want: "dropped by policy, by Hubble's account", Source: "probe in the pod; Hubble Relay"}
-	if err := log.open(ctx); err != nil {
-		return ev, err
-	}
+	deaf := log.open(ctx)
 	since := log.now()
 	pod, r, err := s.probe(ctx, cell, deniedTimeout)
 	if err != nil {
@@ -311,6 +319,8 @@ func (s *Stack) proveDenied(ctx context.Context, log *flowLog, cell Cell) (phase
 		return ev, fmt.Errorf("the name could not be looked up, so nothing is known of the edge: %s", r.Error)
 	case r.Connected, r.Kind == probe.KindRefused:
 		return ev, phase.Want(ev.Want, "it got through: "+r.String())
+	case deaf != nil:
+		return ev, fmt.Errorf("the probe got no answer, but Hubble cannot be asked whether policy is why: %w", deaf)
 	}
 	f, seen := log.find(ctx, since, hubblePatience, func(f cilium.Flow) bool { return s.sameAttempt(f, pod, r, cell) && f.Verdict == "DROPPED" })
 	if !seen {
@@ -348,7 +358,16 @@ type flowLog struct {
 	heard  chan struct{} // closed and replaced when a flow arrives
 	err    error
 	ended  bool
+
+	deaf   error     // why it could not be opened, if that took long: others need not wait as long
+	deafAt time.Time // when that was
 }
+
+// What takes that long to fail is not tried again for a while.
+const (
+	longOpen  = 10 * time.Second
+	deafAgain = time.Minute
+)
 
 // open starts to listen, once; it returns when every node is being heard.
 func (l *flowLog) open(ctx context.Context) error {
@@ -357,6 +376,20 @@ func (l *flowLog) open(ctx context.Context) error {
 	if l.stream != nil && !l.ended {
 		return nil
 	}
+	if l.deaf != nil && time.Since(l.deafAt) < deafAgain {
+		return l.deaf
+	}
+	began := time.Now()
+	err := l.start(ctx)
+	l.deaf, l.deafAt = nil, time.Now()
+	if err != nil && ctx.Err() == nil && time.Since(began) > longOpen {
+		l.deaf = err
+	}
+	return err
+}
+
+// start opens the stream; l.mu is held.
+func (l *flowLog) start(ctx context.Context) error {
 	cluster, err := l.stack.rest(ctx)
 	if err != nil {
 		return err

@@ -18,10 +18,12 @@ import (
 	"github.com/org/spire-vault-99-action/zerotrust/phase"
 )
 
+var clusterwidePolicies = schema.GroupVersionResource{Group: "cilium.io", Version: "v2", Resource: "ciliumclusterwidenetworkpolicies"}
+
 // The kinds of policies that can open or shut an edge.
 var policyKinds = []schema.GroupVersionResource{
 	{Group: "cilium.io", Version: "v2", Resource: "ciliumnetworkpolicies"},
-	{Group: "cilium.io", Version: "v2", Resource: "ciliumclusterwidenetworkpolicies"},
+	clusterwidePolicies,
 	{Group: "networking.k8s.io", Version: "v1", Resource: "networkpolicies"},
 }
 

@@ -34,7 +34,7 @@ func healthy(t *testing.T) state {
 	}
 	entries = append(entries, spire.Entry{SPIFFEID: spiffeid.RequireFromPath(td, "/identity/4711"), ParentID: spire.CiliumOperatorID(td)})
 	s := state{
-		td: td, cluster: in.Name, entries: entries, relayReady: 1, relayWanted: 1,
+		seen: ^sight(0), td: td, cluster: in.Name, entries: entries, relayReady: 1, relayWanted: 1,
 		identities: []cilium.Identity{{ID: 4711, Namespace: "99-apps", ServiceAccount: "backend"}},
 		agents:     []spire.Agent{{Selectors: []spire.Selector{{Type: "k8s_psat", Value: "agent_node_name:worker"}}}},
 		ciliumConfig: map[string]string{
@@ -118,6 +118,11 @@ func TestDiagnose(t *testing.T) {
 		s := healthy(t)
 		spoil[c.Name](&s)
 		found := diagnose(s)
+		blind := s
+		blind.seen &^= c.needs
+		if found := diagnose(blind); c.needs == 0 || len(found) > 0 {
+			t.Errorf("%s: found without having been seen: %q", c.Name, found)
+		}
 		if len(found) != 1 || !strings.HasPrefix(found[0], "cause "+c.Name+": "+c.Why) || !strings.HasSuffix(found[0], c.Fix) {
 			t.Errorf("%s: found %q", c.Name, found)
 		}
@@ -128,7 +133,8 @@ func TestDiagnose(t *testing.T) {
 func TestTroubleshootingGuide(t *testing.T) {
 	var out bytes.Buffer
 	fmt.Fprint(&out, "# Troubleshooting Cilium with SPIRE\n\n",
-		"When a check of the phases cilium, spire, identities or 4C does not pass, its evidence names\n",
+		"When a check of the phases cilium, spire, identities or 4C does not pass (or, on somebody else's\n",
+		"cluster, check \"known causes\" of phase mesh, as far as they can be seen there), its evidence names\n",
 		"the causes below that are found in the cluster, each with the line that shows it. This page is written from the same list\n",
 		"(`zerotrust/diagnose.go`; `go test ./zerotrust -update`).\n")
 	for _, c := range Causes() {

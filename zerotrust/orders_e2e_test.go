@@ -15,13 +15,17 @@ import (
 	"testing"
 	"time"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"github.com/org/spire-vault-99-action/cilium"
 	"github.com/org/spire-vault-99-action/internal/run"
 	"github.com/org/spire-vault-99-action/spire/deploy"
 	"github.com/org/spire-vault-99-action/zerotrust/phase"
+	"github.com/org/spire-vault-99-action/zerotrust/probe"
 	"github.com/org/spire-vault-99-action/zerotrust/report"
 )
 
@@ -86,9 +90,9 @@ func TestE2EOrders(t *testing.T) {
 	if err := l.kubeClient(s).Apply(t.Context(), Owner, roles); err != nil {
 		t.Fatal(err)
 	}
-	if r := l.ordersRun(foreign.VerifyPhases(), phase.Options{VerifyOnly: true}); !r.OK() {
-		t.Errorf("verified as somebody else's: %v", r.Err())
-	}
+	l.verified(s, foreign)
+	l.refusedByAdmission(verifier)
+	l.withoutTheMesh(s, foreign)
 	l.mutated(s)
 	l.fromNoSPIFFE(s)
 
@@ -103,7 +107,7 @@ func TestE2EOrders(t *testing.T) {
 	var wrong []string
 	for deadline := time.Now().Add(time.Minute); ; {
 		wrong = nil
-		for _, c := range l.ordersRun(foreign.VerifyPhases(), phase.Options{VerifyOnly: true}).Phases[2].Checks {
+		for _, c := range edgeChecks(l.ordersRun(foreign.VerifyPhases(), phase.Options{VerifyOnly: true, Only: []string{"4D-network-policies", "4D-from-outside"}})) {
 			// Nobody authenticates either, so the edges that ask for it cannot be as wanted.
 			if want := c.Edge.Allowed && !c.Edge.Authenticated; (c.Status == phase.Passed) != want {
 				wrong = append(wrong, fmt.Sprintf("%s: %s", c.Name, c.Status))
@@ -116,6 +120,297 @@ func TestE2EOrders(t *testing.T) {
 	if len(wrong) > 0 {
 		t.Errorf("with no policy left: %s", strings.Join(wrong, "; "))
 	}
+	for _, c := range edgeChecks(l.ordersRun(foreign.VerifyPhases(), phase.Options{VerifyOnly: true, Only: []string{"4D-from-outside"}})) {
+		if !c.Edge.Allowed && !strings.HasSuffix(c.Edge.Port, "/UDP") && c.Status != phase.Failed {
+			t.Errorf("with no policy left: %s: %s, %v", c.Name, c.Status, c.Err)
+		}
+	}
+	l.badWorkloads(s, prober.ref)
+	l.withoutHubble(s, foreign)
+}
+
+// edgeChecks are the checks of a report that are about an edge.
+func edgeChecks(r phase.Report) []phase.CheckResult {
+	var all []phase.CheckResult
+	for _, p := range r.Phases {
+		for _, c := range p.Checks {
+			if c.Edge != nil {
+				all = append(all, c)
+			}
+		}
+	}
+	return all
+}
+
+// verified proves it as somebody else's: from this machine, which has no way to the pods, and
+// then as a machine would see it that has one.
+func (l *lab) verified(s, foreign *Stack) {
+	l.Helper()
+	began := time.Now()
+	r := l.ordersRun(foreign.VerifyPhases(), phase.Options{VerifyOnly: true})
+	for _, p := range r.Phases {
+		if p.Name != "4D-from-outside" && p.Status != phase.Passed {
+			l.Errorf("verified as somebody else's: %s: %v", p.Name, r.Err())
+		}
+		for _, c := range p.Checks {
+			if p.Name == "4D-from-outside" {
+				l.Logf("%s: %s: %s %v", c.Name, c.Status, c.Evidence.Got, c.Err)
+			}
+		}
+	}
+	// By the Service's node port, which this machine reaches.
+	if c := checkOf(r, "4D-from-outside", "edge outside → gateway:8080"); c.Status != phase.Passed {
+		l.Errorf("%s: %s, %v, %q", c.Name, c.Status, c.Err, c.Evidence.Details)
+	}
+	// Whatever answers here for the pods' addresses, it is not they.
+	if c := checkOf(r, "4D-from-outside", "edge outside → queue:5672"); c.Status != phase.Unknown || !strings.Contains(c.Err.Error(), "not told from this machine") {
+		l.Errorf("%s: %s, %v", c.Name, c.Status, c.Err)
+	}
+	outside, err := s.outside(l.Context())
+	if err != nil {
+		l.Fatal(err)
+	}
+	foreign.here = func(ctx context.Context, target string, timeout time.Duration) (probe.Attempt, error) {
+		var printed bytes.Buffer
+		if err := outside.Exec(ctx, nil, &printed, probe.Argv(proberPath, target, timeout)...); err != nil {
+			return probe.Attempt{}, err
+		}
+		return probe.Parse(printed.String(), target)
+	}
+	if r := l.ordersRun(foreign.VerifyPhases(), phase.Options{VerifyOnly: true, Only: []string{"4D-from-outside"}}); !r.OK() {
+		l.Errorf("from outside, as somebody else's: %v", r.Err())
+	}
+	l.Logf("verified as somebody else's in %s", time.Since(began).Round(100*time.Millisecond))
+}
+
+// refusedByAdmission has a policy of the cluster refuse the prober.
+func (l *lab) refusedByAdmission(verifier *rest.Config) {
+	l.Helper()
+	began := time.Now()
+	const image = "refused.example/prober:1"
+	equal, name := admissionv1.Equivalent, "no-strangers"
+	client, err := kubernetes.NewForConfig(l.own(verifier))
+	if err != nil {
+		l.Fatal(err)
+	}
+	policies, bindings := client.AdmissionregistrationV1().ValidatingAdmissionPolicies(), client.AdmissionregistrationV1().ValidatingAdmissionPolicyBindings()
+	policy := &admissionv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: admissionv1.ValidatingAdmissionPolicySpec{
+		MatchConstraints: &admissionv1.MatchResources{MatchPolicy: &equal, ResourceRules: []admissionv1.NamedRuleWithOperations{{RuleWithOperations: admissionv1.RuleWithOperations{
+			Operations: []admissionv1.OperationType{admissionv1.Update},
+			Rule:       admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods/ephemeralcontainers"}},
+		}}}},
+		Validations: []admissionv1.Validation{{
+			Expression: `!has(object.spec.ephemeralContainers) || object.spec.ephemeralContainers.all(c, !c.image.startsWith("refused.example/"))`,
+			Message:    "no images of strangers: ask the platform team",
+		}},
+	}}
+	binding := &admissionv1.ValidatingAdmissionPolicyBinding{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: admissionv1.ValidatingAdmissionPolicyBindingSpec{
+		PolicyName: name, ValidationActions: []admissionv1.ValidationAction{admissionv1.Deny},
+	}}
+	if _, err := policies.Create(l.Context(), policy, metav1.CreateOptions{}); err != nil {
+		l.Fatal(err)
+	}
+	if _, err := bindings.Create(l.Context(), binding, metav1.CreateOptions{}); err != nil {
+		l.Fatal(err)
+	}
+	defer func() {
+		if err := errors.Join(bindings.Delete(l.Context(), name, metav1.DeleteOptions{}), policies.Delete(l.Context(), name, metav1.DeleteOptions{})); err != nil {
+			l.Error(err)
+		}
+	}()
+	foreign, err := New(l.Context(), Config{Intent: l.cfg.Intent, Cluster: verifier, ProberImage: image})
+	if err != nil {
+		l.Fatal(err)
+	}
+	defer foreign.Close()
+	queue, _ := l.cfg.Intent.Workload("queue")
+	pods, err := foreign.readyPods(l.Context(), queue)
+	if err != nil {
+		l.Fatal(err)
+	}
+	// It takes a moment until the API server heeds it, and no container must be added before.
+	// What guards the namespace already has nothing against this one.
+	patch := []byte(`{"spec":{"ephemeralContainers":[{"name":"x","image":"` + image + `","securityContext":{
+		"allowPrivilegeEscalation":false,"runAsNonRoot":true,"runAsUser":65532,"readOnlyRootFilesystem":true,"capabilities":{"drop":["ALL"]},"seccompProfile":{"type":"RuntimeDefault"}}}]}}`)
+	for deadline := time.Now().Add(30 * time.Second); err == nil || !strings.Contains(err.Error(), name); time.Sleep(200 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			l.Fatalf("the policy is not heeded: %v", err)
+		}
+		_, err = client.CoreV1().Pods("shop").Patch(l.Context(), pods[0].Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}}, "ephemeralcontainers")
+	}
+	r := l.ordersRun(foreign.VerifyPhases(), phase.Options{VerifyOnly: true, Only: []string{"4D-network-policies"}})
+	c := checkOf(r, "probers", "prober of queue")
+	if c.Status != phase.Unknown || !errors.Is(c.Err, probe.ErrAdmission) || !strings.Contains(c.Err.Error(), "'no-strangers'") || !strings.Contains(c.Err.Error(), "ask the platform team") {
+		l.Errorf("refused by admission: %s, %v", c.Status, c.Err)
+	}
+	l.Logf("refused by admission, in %s: %v", time.Since(began).Round(100*time.Millisecond), c.Err)
+}
+
+// own is the connection that does not pretend to be somebody else.
+func (l *lab) own(verifier *rest.Config) *rest.Config {
+	cfg := rest.CopyConfig(verifier)
+	cfg.Impersonate = rest.ImpersonationConfig{}
+	return cfg
+}
+
+// withoutTheMesh takes the rights to look at the mesh away, and gives them back.
+func (l *lab) withoutTheMesh(s, foreign *Stack) {
+	l.Helper()
+	client := l.kubeClient(s)
+	if err := client.Clientset().RbacV1().ClusterRoleBindings().Delete(l.Context(), verifierRole, metav1.DeleteOptions{}); err != nil {
+		l.Fatal(err)
+	}
+	var r phase.Report
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		r = l.ordersRun(foreign.VerifyPhases(), phase.Options{VerifyOnly: true, Only: []string{"mesh"}})
+		if checkOf(r, "mesh", "cilium agents").Status != phase.Passed || time.Now().After(deadline) {
+			break
+		}
+	}
+	if c := checkOf(r, "permissions", "rights"); c.Status != phase.Passed {
+		l.Errorf("without the mesh: %s: %v", c.Name, c.Err)
+	}
+	for _, name := range []string{"cilium agents", "policy enforcement", "spire"} {
+		if c := checkOf(r, "mesh", name); c.Status != phase.Unknown || !strings.Contains(c.Err.Error(), "ClusterRole zerotrust-verifier") {
+			l.Errorf("without the mesh: %s: %s, %v", name, c.Status, c.Err)
+		}
+	}
+	roles, err := VerifierRoles(l.cfg.Intent)
+	if err != nil {
+		l.Fatal(err)
+	}
+	if err := client.Apply(l.Context(), Owner, roles); err != nil {
+		l.Fatal(err)
+	}
+}
+
+// badWorkloads asks for workloads that are not there, or not ready.
+func (l *lab) badWorkloads(s *Stack, image string) {
+	l.Helper()
+	began := time.Now()
+	client := l.kubeClient(s)
+	core := client.Clientset().CoreV1()
+	if err := client.Apply(l.Context(), Owner, []byte(`
+apiVersion: v1
+kind: Namespace
+metadata: {name: leaving}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: held, namespace: leaving, finalizers: [zerotrust.test/hold]}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: waiting}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: late, namespace: waiting}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: late, namespace: waiting}
+spec:
+  serviceAccountName: late
+  automountServiceAccountToken: false
+  terminationGracePeriodSeconds: 0
+  containers: [{name: late, image: "nowhere.example/late:1", imagePullPolicy: Never}]
+`)); err != nil {
+		l.Fatal(err)
+	}
+	defer func() {
+		if _, err := core.ConfigMaps("leaving").Patch(l.Context(), "held", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}); err != nil {
+			l.Error(err)
+		}
+	}()
+	if err := core.Namespaces().Delete(l.Context(), "leaving", metav1.DeleteOptions{}); err != nil {
+		l.Fatal(err)
+	}
+	if _, err := client.Clientset().AppsV1().Deployments("shop").Patch(l.Context(), "shipping", types.MergePatchType, []byte(`{"spec":{"replicas":0}}`), metav1.PatchOptions{}); err != nil {
+		l.Fatal(err)
+	}
+	in := l.cfg.Intent
+	in.Workloads = append(slices.Clone(in.Workloads),
+		Workload{Name: "absent", Namespace: "shop"}, Workload{Name: "astray", Namespace: "no-such-place"},
+		Workload{Name: "parting", Namespace: "leaving"}, Workload{Name: "late", Namespace: "waiting"})
+	cluster, err := s.rest(l.Context())
+	if err != nil {
+		l.Fatal(err)
+	}
+	foreign, err := New(l.Context(), Config{Intent: in, Cluster: cluster, ProberImage: image})
+	if err != nil {
+		l.Fatal(err)
+	}
+	defer foreign.Close()
+	want := map[string][]string{
+		"absent":   {"namespace shop", "service account absent", "no pod runs as that", "queue (1)"},
+		"astray":   {"there is no namespace no-such-place"},
+		"parting":  {"namespace leaving is being deleted", "zerotrust.test/hold"},
+		"late":     {"none is ready: pod late", "ErrImageNeverPull"},
+		"shipping": {"service account shipping", "no pod runs as that", "scaled to zero"},
+	}
+	var wrong []string
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Second) {
+		r := l.ordersRun(foreign.VerifyPhases(), phase.Options{VerifyOnly: true, Only: []string{"workloads"}})
+		wrong = nil
+		for name, words := range want {
+			c := checkOf(r, "workloads", "pods of "+name)
+			for _, word := range words {
+				if c.Status != phase.Failed || !strings.Contains(c.Err.Error(), word) {
+					wrong = append(wrong, fmt.Sprintf("%s: %s, %v: it does not say %q", c.Name, c.Status, c.Err, word))
+				}
+			}
+		}
+		if len(wrong) == 0 || time.Now().After(deadline) {
+			break
+		}
+	}
+	if len(wrong) > 0 {
+		l.Errorf("%s", strings.Join(wrong, "\n"))
+	}
+	l.Logf("bad workloads told in %s", time.Since(began).Round(100*time.Millisecond))
+}
+
+// withoutHubble takes Hubble Relay away, when no policy is left: what gets through is seen, and
+// nothing is proven.
+func (l *lab) withoutHubble(s, foreign *Stack) {
+	l.Helper()
+	began := time.Now()
+	client := l.kubeClient(s)
+	if _, err := client.Clientset().AppsV1().Deployments("kube-system").Patch(l.Context(), "hubble-relay", types.MergePatchType, []byte(`{"spec":{"replicas":0}}`), metav1.PatchOptions{}); err != nil {
+		l.Fatal(err)
+	}
+	now := int64(0)
+	if err := client.Clientset().CoreV1().Pods("kube-system").DeleteCollection(l.Context(), metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{LabelSelector: "k8s-app=hubble-relay"}); err != nil {
+		l.Fatal(err)
+	}
+	if err := client.WaitGone(l.Context(), "kube-system", "k8s-app=hubble-relay"); err != nil {
+		l.Fatal(err)
+	}
+	in := l.cfg.Intent
+	in.Workloads = slices.DeleteFunc(slices.Clone(in.Workloads), func(w Workload) bool { return w.Name == "shipping" }) // scaled to zero by now
+	in.Edges = slices.DeleteFunc(slices.Clone(in.Edges), func(e Edge) bool { return e.From == "shipping" })
+	deaf, err := New(l.Context(), Config{Intent: in, Cluster: foreign.cfg.Cluster, ProberImage: foreign.cfg.ProberImage})
+	if err != nil {
+		l.Fatal(err)
+	}
+	defer deaf.Close()
+	deaf.here = foreign.here
+	r := l.ordersRun(deaf.VerifyPhases(), phase.Options{VerifyOnly: true})
+	if c := checkOf(r, "mesh", "hubble relay"); c.Status != phase.Unknown || !strings.Contains(c.Err.Error(), "no denial can be told from a time-out") {
+		l.Errorf("without Hubble: %s: %s, %v", c.Name, c.Status, c.Err)
+	}
+	for _, c := range edgeChecks(r) {
+		if c.Status == phase.Passed {
+			l.Errorf("without Hubble, and proven: %s: %s", c.Name, c.Evidence.Got)
+		}
+	}
+	for name, want := range map[string]phase.Status{"edge billing → gateway:8080": phase.Failed, "edge gateway → queue:5672": phase.Unknown} {
+		if c := checkOf(r, "4D-network-policies", name); c.Status != want {
+			l.Errorf("without Hubble: %s: %s, %v, want %s", name, c.Status, c.Err, want)
+		}
+	}
+	l.Logf("without Hubble: %s", time.Since(began).Round(100*time.Millisecond))
 }
 
 // mutated takes one of each kind of thing away.

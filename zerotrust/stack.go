@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
@@ -116,6 +117,9 @@ type Stack struct {
 	closers []func() error
 	say     func(fromsource.Event) // set while images are built
 
+	// here makes an attempt from outside somebody else's cluster.
+	here func(ctx context.Context, target string, timeout time.Duration) (probe.Attempt, error)
+
 	building sync.Mutex
 	programs map[string]program // built ones, by package
 
@@ -135,7 +139,7 @@ func New(ctx context.Context, cfg Config) (*Stack, error) {
 			return nil, errors.New("zerotrust: Config.ProberImage is required with Config.Cluster")
 		}
 		td, err := spiffeid.TrustDomainFromString(cfg.Intent.TrustDomain)
-		return &Stack{cfg: cfg, td: td, restcfg: cfg.Cluster}, err
+		return &Stack{cfg: cfg, td: td, restcfg: cfg.Cluster, here: probe.FromHere}, err
 	}
 	if cfg.Dir == "" || cfg.SourceDir == "" {
 		return nil, errors.New("zerotrust: Config.Dir and Config.SourceDir are required")

@@ -40,7 +40,7 @@ WHAT is one of:
   networkpolicies   plain Kubernetes NetworkPolicies, which say less (-pod-network)
   namespaces        the namespaces and the admission policy that guards them
   vault             what Vault is configured with: paths and what is written there
-  verifier          the rights that examples/verify needs, as Roles
+  verifier          the rights that examples/verify needs, as Roles and a ClusterRole
   matrix            each attempt to connect that is tried, and what is to become of it
   intent            the intent itself, as it was understood
   schema            the JSON Schema of an intent, for editors

@@ -1,5 +1,6 @@
-// Command verify proves an intent on a cluster that it did not build: who may talk to whom,
-// edge by edge, from inside the pods that are there. It changes nothing but that it adds an
+// Command verify proves an intent on a cluster that it did not build: Cilium and SPIRE are
+// there and fit, and who may talk to whom, edge by edge, from inside the pods that are there
+// and, as far as it is outside, from this machine. It changes nothing but that it adds an
 // ephemeral container to one pod of each workload.
 //
 //	go run ./examples/verify -intent zerotrust.yaml -prober-image registry.example/prober:1
@@ -14,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -37,15 +39,26 @@ nothing but that it adds an ephemeral container to one pod of each workload.
 
   go run ./examples/verify -intent zerotrust.yaml -prober-image registry.example/prober:1
 
-The image is that of the program ./zerotrust/probe/prober, at /app/prober. Cilium's
-Hubble Relay, in kube-system, is what a denial is told by: without it none can be.
+The image is that of the program ./zerotrust/probe/prober, at /app/prober. The rights that
+it needs are printed by: go run ./examples/derive -intent zerotrust.yaml verifier
+
+  permissions          those rights are there
+  mesh                 Cilium and SPIRE, wherever they are, fit the intent
+  workloads            each has ready pods
+  probers              the cluster lets the prober into them
+  4D-network-policies  every edge, from inside the pods
+  4D-from-outside      edges from outside, from this machine, as far as it has a way there
+
+Cilium's Hubble Relay is what a denial is told by. Without it only what gets through though
+it must not is found, and nothing is proven. What could not be told counts as not proven;
+-phase leaves phases out.
 
 Exit code: 0 if everything was proven, 1 if not, 2 for a wrong flag or intent. Flags:
 `
 
 type options struct {
-	intent, kubeconfig, context, proberImage, reportDir string
-	timeout                                             time.Duration
+	intent, kubeconfig, context, proberImage, reportDir, phases string
+	timeout                                                     time.Duration
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
@@ -61,6 +74,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	f.StringVar(&o.context, "context", "", "context of the kubeconfig (default: its current one)")
 	f.StringVar(&o.proberImage, "prober-image", "", "image of the prober, which the nodes can pull or have (required)")
 	f.StringVar(&o.reportDir, "report-dir", "report", "folder for the report: HTML, JSON, JUnit, Markdown")
+	f.StringVar(&o.phases, "phase", "", "run only these phases and what they need, comma-separated")
 	f.DurationVar(&o.timeout, "timeout", 15*time.Minute, "give up after this long")
 	switch err := f.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
@@ -85,7 +99,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	defer cancel()
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	result, err := verify(ctx, zerotrust.Config{Intent: intent, Cluster: cluster, ProberImage: o.proberImage}, stdout)
+	result, err := verify(ctx, zerotrust.Config{Intent: intent, Cluster: cluster, ProberImage: o.proberImage}, o.phases, stdout)
 	if err := errors.Join(err, report.Summary(stdout, result), report.WriteFiles(o.reportDir, result)); err != nil {
 		fmt.Fprintln(stderr, "verify:", err)
 		return 1
@@ -97,7 +111,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-func verify(ctx context.Context, cfg zerotrust.Config, stdout io.Writer) (r phase.Report, err error) {
+func verify(ctx context.Context, cfg zerotrust.Config, phases string, stdout io.Writer) (r phase.Report, err error) {
 	stack, err := zerotrust.New(ctx, cfg)
 	if err != nil {
 		return r, err
@@ -105,7 +119,11 @@ func verify(ctx context.Context, cfg zerotrust.Config, stdout io.Writer) (r phas
 	defer func() { err = errors.Join(err, stack.Close()) }()
 	live := report.NewTerminal(stdout, report.TerminalConfig{})
 	defer func() { err = errors.Join(err, live.Close()) }()
-	r, runErr := phase.RunWith(ctx, stack.VerifyPhases(), phase.Options{VerifyOnly: true}, live.On)
+	options := phase.Options{VerifyOnly: true}
+	if phases != "" {
+		options.Only = strings.Split(phases, ",")
+	}
+	r, runErr := phase.RunWith(ctx, stack.VerifyPhases(), options, live.On)
 	if len(r.Phases) == 0 {
 		return r, runErr
 	}

@@ -31,6 +31,7 @@ var rules = map[string]rule{
 	"internal/run":             {without: []string{"."}},
 	"internal/redact":          {without: []string{"."}},
 	"internal/filelock":        {without: []string{clientGo, kind, helm}},
+	"internal/try":             {without: []string{"."}},
 	"internal/kube":            {without: []string{kind, helm}},
 	"internal/ociruntime":      {imports: []string{"internal/run"}, without: []string{"."}},
 	"internal/ociruntime/shim": {speaks: true, without: []string{"."}},
@@ -58,7 +59,7 @@ var rules = map[string]rule{
 	"zerotrust/report":         {imports: []string{"zerotrust/phase"}, without: []string{"."}},
 	"zerotrust/report/attest":  {imports: []string{"zerotrust/phase"}, without: []string{"k8s.io", kind, helm}},
 	"zerotrust/probe":          {imports: []string{"zerotrust/phase", "cilium", "internal/..."}, without: []string{kind, helm}},
-	"zerotrust/probe/prober":   {speaks: true, without: []string{"."}}, // a program that goes into an image
+	"zerotrust/probe/prober":   {imports: []string{"internal/try"}, speaks: true, without: []string{"."}}, // a program that goes into an image
 	"zerotrust/vault":          {imports: []string{"zerotrust/phase", "internal/..."}, without: []string{kind, helm}},
 	"zerotrust/vault/unsealer": {speaks: true, without: []string{"k8s.io", kind, helm}},
 	"zerotrust/postgres":       {imports: []string{"internal/..."}, without: []string{kind, helm}},

@@ -41,6 +41,8 @@ type fakePod struct {
 	version   int
 	conflicts int                  // how many patches are still to meet a pod that has just changed
 	refused   int                  // patches that did
+	denial    *metav1.Status       // what admission says to each patch
+	denied    int                  // patches that it was said to
 	stale     bool                 // the node reports no end
 	running   map[string]*exec.Cmd // by container
 	wait      sync.WaitGroup       // for the running
@@ -109,6 +111,11 @@ func status(w http.ResponseWriter, code int, reason metav1.StatusReason, message
 func (f *fakePod) patch(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.denial != nil {
+		f.denied++
+		status(w, int(f.denial.Code), f.denial.Reason, f.denial.Message)
+		return
+	}
 	if f.conflicts > 0 {
 		f.conflicts--
 		f.version++

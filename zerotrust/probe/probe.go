@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -71,7 +72,7 @@ func New(client *kube.Client, cfg Config) *Prober {
 // takes a second or two; it may take a minute, and goes on starting if ctx ends before.
 //
 // The Attempt tells whether it connected. An error means that nothing is known of the
-// target.
+// target; it is an ErrAdmission where a policy or webhook of the cluster refuses the prober.
 func (p *Prober) Try(ctx context.Context, pod corev1.Pod, target string, timeout time.Duration) (Attempt, error) {
 	a, err := p.try(ctx, &pod, target, cmp.Or(timeout, defaultTimeout))
 	if err != nil {
@@ -166,15 +167,37 @@ func (p *Prober) add(ctx context.Context, seen *corev1.Pod, name string) error {
 	}
 	_, err = p.client.Clientset().CoreV1().Pods(seen.Namespace).Patch(ctx, seen.Name,
 		types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "ephemeralcontainers")
+	err = admission(err, p.cfg.Image, seen.Namespace)
 	if err != nil {
 		return lasting(fmt.Errorf("add ephemeral container %s: %w", name, err))
 	}
 	return nil
 }
 
+// ErrAdmission is that of a try in a pod that the cluster's admission lets no prober into.
+var ErrAdmission = errors.New("the cluster's admission refuses the prober")
+
+// admission tells a refusal by a policy, a webhook or Pod Security from others, by its words,
+// as it may have any code:
+// https://github.com/kubernetes/kubernetes/blob/v1.34.0/staging/src/k8s.io/apiserver/pkg/admission/plugin/policy/validating/dispatcher.go
+// https://github.com/kubernetes/kubernetes/blob/v1.34.0/staging/src/k8s.io/apiserver/pkg/admission/plugin/webhook/errors/statuserror.go
+func admission(err error, image, namespace string) error {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		return err
+	}
+	for _, words := range []string{" denied request: ", " denied the request", "violates PodSecurity"} {
+		if strings.Contains(status.Status().Message, words) {
+			return fmt.Errorf("%w: have it let ephemeral containers %s* of image %s into namespace %s, or give an image that it lets in as Config.Image: %w",
+				ErrAdmission, namePrefix, image, namespace, err)
+		}
+	}
+	return err
+}
+
 // lasting marks what asking again does not mend. A conflict is no such thing.
 func lasting(err error) error {
-	if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) ||
+	if errors.Is(err, ErrAdmission) || apierrors.IsNotFound(err) || apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) ||
 		apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsMethodNotSupported(err) {
 		return kube.Permanent(err)
 	}

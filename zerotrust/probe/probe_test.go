@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -156,6 +158,40 @@ func TestTryCannot(t *testing.T) {
 	gone.Name = "q"
 	_, err = New(client, Config{Image: goodImage}).Try(t.Context(), gone, at, 0)
 	says(t, err, "pod a/q", "not found")
+}
+
+// What the cluster's admission says is told at once, whatever code it comes with.
+func TestTryRefusedByAdmission(t *testing.T) {
+	f, client := newFake(t)
+	p, at := New(client, Config{Image: goodImage}), target(t)
+	for _, said := range []metav1.Status{
+		{Code: 422, Reason: metav1.StatusReasonInvalid, Message: `pods "p" is forbidden: ValidatingAdmissionPolicy 'images' with binding 'images' denied request: ask the platform team`},
+		{Code: 403, Reason: metav1.StatusReasonForbidden, Message: `admission webhook "validate.kyverno.svc" denied the request: ask the platform team`},
+		{Code: 409, Reason: metav1.StatusReasonConflict, Message: `admission webhook "x" denied the request: ask the platform team`},
+		{Code: 403, Reason: metav1.StatusReasonForbidden, Message: `pods "p" is forbidden: violates PodSecurity "restricted:latest": ask the platform team`},
+	} {
+		f.denial, f.denied = &said, 0
+		began := time.Now()
+		_, err := p.Try(t.Context(), *f.pod, at, 0)
+		says(t, err, "from pod a/p", "admission refuses", "ask the platform team", goodImage, "into namespace a", "as Config.Image")
+		if !errors.Is(err, ErrAdmission) || f.denied != 1 || time.Since(began) > 5*time.Second {
+			t.Errorf("%v; asked %d times", err, f.denied)
+		}
+	}
+	f.denial = &metav1.Status{Code: 403, Reason: metav1.StatusReasonForbidden, Message: `pods "p" is forbidden: User "u" cannot patch resource "pods/ephemeralcontainers"`}
+	if _, err := p.Try(t.Context(), *f.pod, at, 0); err == nil || errors.Is(err, ErrAdmission) {
+		t.Errorf("without the right: %v", err)
+	}
+}
+
+// FromHere is the same attempt without a pod.
+func TestFromHere(t *testing.T) {
+	at := target(t)
+	if a, err := FromHere(t.Context(), at, time.Second); err != nil || !a.Connected || a.Address != at || a.LocalPort == 0 {
+		t.Errorf("%+v, %v", a, err)
+	}
+	_, err := FromHere(t.Context(), "t", 0)
+	says(t, err, "try t from here", "missing port")
 }
 
 // What is wrong is told before anything is touched.

@@ -29,6 +29,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/org/spire-vault-99-action/internal/try"
 )
 
 func main() {
@@ -111,14 +113,14 @@ func (c command) check() error {
 	if c.timeout <= 0 {
 		return fmt.Errorf("-timeout %s: want more than 0", c.timeout)
 	}
-	to := parseTarget(c.target)
-	if to.network == "dns" {
-		if to.address == "" || strings.ContainsAny(to.address, ":/") {
+	to := try.ParseTarget(c.target)
+	if to.Network == "dns" {
+		if to.Address == "" || strings.ContainsAny(to.Address, ":/") {
 			return fmt.Errorf("target %q: want dns://HOST", c.target)
 		}
 		return nil
 	}
-	host, port, err := net.SplitHostPort(to.address)
+	host, port, err := net.SplitHostPort(to.Address)
 	if err != nil {
 		return fmt.Errorf("target %q: %w", c.target, err)
 	}
@@ -141,5 +143,5 @@ func (c command) run(stdin io.Reader, stdout, stderr io.Writer) error {
 		// The try is as good without it; serve may end too early.
 		fmt.Fprintln(stderr, "prober: telling serve of this try:", err)
 	}
-	return json.NewEncoder(stdout).Encode(try(context.Background(), c.target, c.timeout))
+	return json.NewEncoder(stdout).Encode(try.Once(context.Background(), c.target, c.timeout))
 }

@@ -1,4 +1,7 @@
-package main
+// Package try makes one attempt to connect, over TCP, UDP, TLS or HTTP, or to look a name up,
+// and says what came of it. The prober does so in other people's pods, and whoever has no
+// pod, here. It needs the standard library alone.
+package try
 
 import (
 	"bufio"
@@ -22,7 +25,8 @@ const (
 // question is what a try sends over UDP, where there is no handshake: any answer will do.
 const question = "zerotrust probe\n"
 
-// Result is what came of a try. probe.Attempt has the same fields.
+// Result is what came of a try. probe.Attempt, which explains them, has the same fields in
+// the same order.
 type Result struct {
 	Target    string  `json:"target"`
 	Address   string  `json:"address,omitempty"`   // the address that was tried
@@ -44,9 +48,10 @@ type Result struct {
 	Addresses []string `json:"addresses,omitempty"`
 }
 
-// try connects once, and reads the greeting if there is one. The name is looked up
-// apart, so that a DNS failure is never taken for a refusal.
-func try(ctx context.Context, what string, timeout time.Duration) Result {
+// Once tries once, for at most timeout: to connect to what is "host:port", or begins with
+// udp://, tls:// or http://, or to find the name of a dns:// one. It reads the greeting if
+// there is one. The name is looked up apart, so that a DNS failure is never taken for a refusal.
+func Once(ctx context.Context, what string, timeout time.Duration) Result {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	start := time.Now()
@@ -55,11 +60,11 @@ func try(ctx context.Context, what string, timeout time.Duration) Result {
 		r.Kind, r.Error, r.Seconds = kind, err.Error(), time.Since(start).Seconds()
 		return r
 	}
-	to := parseTarget(what)
-	host, port := to.address, ""
-	if to.network != "dns" {
+	to := ParseTarget(what)
+	host, port := to.Address, ""
+	if to.Network != "dns" {
 		var err error
-		if host, port, err = net.SplitHostPort(to.address); err != nil {
+		if host, port, err = net.SplitHostPort(to.Address); err != nil {
 			return fail("other", err)
 		}
 	}
@@ -68,14 +73,14 @@ func try(ctx context.Context, what string, timeout time.Duration) Result {
 	if err != nil {
 		return fail("name", err)
 	}
-	if to.network == "dns" {
+	if to.Network == "dns" {
 		r.Connected, r.Addresses, r.Seconds = true, addrs, time.Since(start).Seconds()
 		return r
 	}
 	r.Address = net.JoinHostPort(addrs[0], port)
 	// A port chosen beforehand tells this try from all others in the network's own
 	// records, also when it never gets through.
-	if to.network == "udp" {
+	if to.Network == "udp" {
 		return exchange(ctx, r, fail)
 	}
 	local, err := freePort()
@@ -93,7 +98,7 @@ func try(ctx context.Context, what string, timeout time.Duration) Result {
 	}
 	defer conn.Close()
 	r.Connected, r.Seconds = true, time.Since(start).Seconds()
-	switch to.network {
+	switch to.Network {
 	case "tls":
 		r.Certificates, err = presented(ctx, conn)
 	case "http":
@@ -108,13 +113,13 @@ func try(ctx context.Context, what string, timeout time.Duration) Result {
 }
 
 // get is the status of the answer to a GET, redirections not followed.
-func get(ctx context.Context, conn net.Conn, to target) (int, error) {
+func get(ctx context.Context, conn net.Conn, to Target) (int, error) {
 	if end, ok := ctx.Deadline(); ok {
 		if err := conn.SetDeadline(end); err != nil {
 			return 0, err
 		}
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+to.address+to.path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+to.Address+to.Path, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -143,24 +148,25 @@ func presented(ctx context.Context, conn net.Conn) ([][]byte, error) {
 	return all, nil
 }
 
-// target is what is tried, taken apart.
-type target struct {
-	network string // what it begins with, udp, tls, http or dns, and else "tcp"
-	address string // host and port; of dns the host alone
-	path    string // of http, with its slash
+// Target is what is tried, taken apart.
+type Target struct {
+	Network string // what it begins with, udp, tls, http or dns, and else "tcp"
+	Address string // host and port; of dns the host alone
+	Path    string // of http, with its slash
 }
 
-func parseTarget(s string) target {
+// ParseTarget takes it apart; whether it is sound is for the caller to look.
+func ParseTarget(s string) Target {
 	for _, network := range []string{"udp", "tls", "dns"} {
 		if address, is := strings.CutPrefix(s, network+"://"); is {
-			return target{network: network, address: address}
+			return Target{Network: network, Address: address}
 		}
 	}
 	if rest, is := strings.CutPrefix(s, "http://"); is {
 		address, path, _ := strings.Cut(rest, "/")
-		return target{network: "http", address: address, path: "/" + path}
+		return Target{Network: "http", Address: address, Path: "/" + path}
 	}
-	return target{network: "tcp", address: s}
+	return Target{Network: "tcp", Address: s}
 }
 
 // exchange asks over UDP, again and again, as packets get lost, until there is an answer.
