@@ -342,7 +342,7 @@ func (a *actions) existing(t *testing.T) {
 			_ = n.Exec(t.Context(), nil, nil, "socat", fmt.Sprintf("TCP-LISTEN:%d,bind=127.0.0.1,fork", port), fmt.Sprintf("TCP:%s:%d", v4, port))
 		}()
 	}
-	j, runErr := a.execute(t, map[string]string{"intent": "zerotrust.yaml", "kubeconfig": kubeconfig, "registry": fmt.Sprintf("localhost:%d/team", port)}, "")
+	j, runErr := a.execute(t, map[string]string{"intent": "zerotrust.yaml", "kubeconfig": kubeconfig, "registry": fmt.Sprintf("localhost:%d/team", port), "phases": "mesh, 4D-network-policies"}, "")
 	j.wants(t, runErr, 0, map[string]string{"result": "passed", "failed": "0", "cluster-name": "", "kubeconfig": kubeconfig, "failed-phase": ""}, "✓ PROVEN", "prober-image", "workloads")
 	if !a.clusterIsThere(t, actCluster) {
 		t.Error("somebody else's cluster is gone")

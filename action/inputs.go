@@ -51,7 +51,7 @@ const (
 var (
 	kindPhases = []string{"preflight", "images", "cluster", "cilium", "spire", "identities", "secrets", "apps",
 		"4A-frontend-proxy", "4B-network-architecture", "4C-cilium-spiffe", "4D-network-policies", "mutations"}
-	existingPhases = []string{"prober-image", "permissions", "workloads", "4D-network-policies"}
+	existingPhases = []string{"prober-image", "permissions", "mesh", "workloads", "probers", "4D-network-policies", "4D-from-outside"}
 )
 
 // kindOnly are the inputs that a cluster which is there already leaves no room for.

@@ -15,7 +15,7 @@ import (
 // Upgrade brings a cluster whose Cilium authenticates nobody to the intent's mutual
 // authentication while its applications run. What asks for authentication comes last:
 // SPIRE and its entries, then Cilium, then, when every identity is registered, the policies.
-// It is idempotent, and may be interrupted and run again.
+// When it returns, a handshake of each authenticated edge has been seen. It is idempotent, and may be interrupted and run again.
 func (s *Stack) Upgrade(ctx context.Context) error {
 	if err := s.applySPIRE(ctx); err != nil {
 		return fmt.Errorf("upgrade: %w", err)
@@ -34,6 +34,14 @@ func (s *Stack) Upgrade(ctx context.Context) error {
 	}
 	if err := s.applyGuards(ctx); err != nil {
 		return fmt.Errorf("upgrade: %w", err)
+	}
+	if !slices.ContainsFunc(s.cfg.Intent.Edges, func(e Edge) bool { return e.Authenticated }) {
+		return nil
+	}
+	// Each node takes the policies up in its own time.
+	err := s.within(ctx, settle, func() error { _, err := s.checkHandshake(ctx); return err })
+	if err != nil {
+		return fmt.Errorf("upgrade: the policies are there, and not every edge is seen authenticated: %w", err)
 	}
 	return nil
 }
