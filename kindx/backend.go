@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"sigs.k8s.io/kind/pkg/apis/config/v1alpha4"
@@ -78,16 +79,20 @@ func (b *kindBackend) nodeNames(ctx context.Context, cluster string) ([]string, 
 }
 
 func (b *kindBackend) nodes(ctx context.Context, cluster string) ([]nodeState, error) {
+	const format = "{{.Name}}\t{{.State.Status}}\t{{index .Config.Labels \"" + roleLabel + "\"}}"
 	found, err := b.nodeNames(ctx, cluster)
-	if err != nil || len(found) == 0 {
-		return nil, err
+	for err == nil && len(found) > 0 {
+		out, lookErr := run.Output(ctx, append(b.engine("inspect", "--type=container", "--format", format), found...)...)
+		if lookErr == nil {
+			return parseNodes(out)
+		}
+		// One may have gone in between.
+		before := found
+		if found, err = b.nodeNames(ctx, cluster); err == nil && slices.Equal(before, found) {
+			return nil, fmt.Errorf("look at the nodes of cluster %q: %w", cluster, lookErr)
+		}
 	}
-	format := "{{.Name}}\t{{.State.Status}}\t{{index .Config.Labels \"" + roleLabel + "\"}}"
-	out, err := run.Output(ctx, append(b.engine("inspect", "--type=container", "--format", format), found...)...)
-	if err != nil {
-		return nil, fmt.Errorf("look at the nodes of cluster %q: %w", cluster, err)
-	}
-	return parseNodes(out)
+	return nil, err
 }
 
 func (b *kindBackend) create(config *v1alpha4.Cluster, kubeconfig string) error {
