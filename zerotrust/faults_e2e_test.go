@@ -269,6 +269,56 @@ func (b breaker) faults() []fault {
 			},
 		},
 		{
+			name: "Cilium looks for the admin socket elsewhere", red: []string{"no known cause of trouble"}, cause: "admin-socket-differs",
+			spoil: func(ctx context.Context) error {
+				return b.editConfigMap(ctx, "kube-system", "cilium-config", "mesh-auth-spire-admin-socket", "/admin.sock", "/other.sock")
+			},
+			mend: func(ctx context.Context) error {
+				return b.editConfigMap(ctx, "kube-system", "cilium-config", "mesh-auth-spire-admin-socket", "/other.sock", "/admin.sock")
+			},
+		},
+		{
+			name: "Cilium has another trust domain", red: []string{"no known cause of trouble"}, cause: "trust-domain-differs",
+			spoil: func(ctx context.Context) error {
+				return b.editConfigMap(ctx, "kube-system", "cilium-config", "mesh-auth-spiffe-trust-domain", in.TrustDomain, "other.example")
+			},
+			mend: func(ctx context.Context) error {
+				return b.editConfigMap(ctx, "kube-system", "cilium-config", "mesh-auth-spiffe-trust-domain", "other.example", in.TrustDomain)
+			},
+		},
+		{
+			name: "an entry of Cilium's missing", red: []string{"entries registered", "no known cause of trouble"}, cause: "entry-missing",
+			spoil: func(ctx context.Context) error {
+				// The operator has its SVID, and will miss the next one.
+				return b.entries(ctx, func(e *spire.Entry) {
+					if e.SPIFFEID == spire.CiliumOperatorID(b.s.td) {
+						e.SPIFFEID = spiffeid.RequireFromPath(b.s.td, "/operator")
+					}
+				})
+			},
+			mend: b.s.register,
+		},
+		{
+			name: "an identity that is not registered", red: []string{"identities registered", "no known cause of trouble"}, cause: "identities-not-registered",
+			spoil: func(ctx context.Context) error {
+				endpoint, err := b.s.identityOf(ctx, b.cluster, "intruder")
+				if err != nil {
+					return err
+				}
+				conn, err := b.s.spire(ctx)
+				if err != nil {
+					return err
+				}
+				return b.s.withdraw(ctx, b.kube, conn, fmt.Sprintf("/identity/%d", endpoint.Identity))
+			},
+			mend: b.s.register,
+		},
+		{
+			name: "a controller manager of somebody else's", red: []string{"no known cause of trouble"}, cause: "foreign-controller-manager",
+			spoil: func(ctx context.Context) error { return b.kube.Apply(ctx, "faults", []byte(foreignManager)) },
+			mend:  func(ctx context.Context) error { return b.kube.Delete(ctx, []byte(foreignManager)) },
+		},
+		{
 			name: "a delegate that is not authorised", red: []string{"no known cause of trouble"}, cause: "delegate-not-authorised",
 			spoil: func(ctx context.Context) error {
 				cfg := b.s.spireConfig()
@@ -373,6 +423,19 @@ spec:
         - matchLabels:
             k8s:io.kubernetes.pod.namespace: kube-system
             k8s:k8s-app: kube-dns
+`
+
+// foreignManager is never scheduled: that it is to run is enough.
+const foreignManager = `apiVersion: v1
+kind: Pod
+metadata:
+  name: spire-controller-manager
+  namespace: default
+spec:
+  nodeSelector: {nowhere: "true"}
+  containers:
+    - name: spire-controller-manager
+      image: ghcr.io/spiffe/spire-controller-manager:0.6.3
 `
 
 // policies are as derived again.
