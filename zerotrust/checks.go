@@ -163,7 +163,7 @@ func (s *Stack) ciliumChecks() []phase.Check {
 // SPIRE from time to time, so they get a while to find it.
 func (s *Stack) checkCilium(ctx context.Context) (phase.Evidence, error) {
 	var ev phase.Evidence
-	err := s.within(ctx, settle, func() error {
+	err := s.within(ctx, func() error {
 		var err error
 		ev, err = s.ciliumState(ctx, func(n cilium.NodeStatus) bool { return n.State == "Ok" && n.AuthProvider == "Ok" })
 		return err
@@ -200,9 +200,9 @@ func (s *Stack) ciliumState(ctx context.Context, well func(cilium.NodeStatus) bo
 	return ev, same(ev)
 }
 
-// within repeats a check that failed until it does not, or the time is up.
-func (s *Stack) within(ctx context.Context, limit time.Duration, check func() error) error {
-	deadline := time.Now().Add(limit)
+// within repeats a check that failed until it does not, or settle has passed.
+func (s *Stack) within(ctx context.Context, check func() error) error {
+	deadline := time.Now().Add(settle)
 	for {
 		err := check()
 		var mismatch *phase.Mismatch
@@ -499,7 +499,7 @@ func (s *Stack) checkIdentityEntries(ctx context.Context) (phase.Evidence, error
 	if err != nil {
 		return ev, err
 	}
-	err = s.within(ctx, settle, func() error {
+	err = s.within(ctx, func() error {
 		entries, err := spire.List(ctx, conn, spire.ListConfig{ParentID: spire.CiliumOperatorID(s.td)})
 		if err != nil {
 			return err

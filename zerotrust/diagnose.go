@@ -342,7 +342,7 @@ func (s *Stack) diagnosedOne(c phase.Check) phase.Check {
 func (s *Stack) checkCauses(ctx context.Context) (phase.Evidence, error) {
 	ev := phase.Evidence{Want: fmt.Sprintf("none of %d known causes", len(Causes())), Source: "API server; SPIRE server"}
 	// An identity that is new is registered a moment later.
-	err := s.within(ctx, settle, func() error {
+	err := s.within(ctx, func() error {
 		now, err := s.gather(ctx)
 		if err != nil {
 			return err

@@ -39,7 +39,7 @@ func (s *Stack) Upgrade(ctx context.Context) error {
 		return nil
 	}
 	// Each node takes the policies up in its own time.
-	err := s.within(ctx, settle, func() error { _, err := s.checkHandshake(ctx); return err })
+	err := s.within(ctx, func() error { _, err := s.checkHandshake(ctx); return err })
 	if err != nil {
 		return fmt.Errorf("upgrade: the policies are there, and not every edge is seen authenticated: %w", err)
 	}
