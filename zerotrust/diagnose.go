@@ -148,7 +148,7 @@ func Causes() []Cause {
 			},
 		},
 		{
-			Name: "entry-missing", Symptom: "cilium-agent or cilium-operator logs \"no identity issued\".",
+			Name: "entry-missing", Symptom: "cilium-agent or cilium-operator logs \"no identity issued\". Without the operator's, below which the /identity entries hang, every authenticated edge is dropped with AUTH_REQUIRED.",
 			Why:   "SPIRE has no entry for it.",
 			Fix:   "Run the identities phase (a run without --verify).",
 			needs: ours | seesEntries,

@@ -289,10 +289,11 @@ func (b breaker) faults() []fault {
 		{
 			name: "an entry of Cilium's missing", red: []string{"entries registered", "no known cause of trouble"}, cause: "entry-missing",
 			spoil: func(ctx context.Context) error {
-				// The operator has its SVID, and will miss the next one.
+				// The agents go on with what they have. Without the operator's entry all that
+				// hang below it would go, too: the authenticated edges.
 				return b.entries(ctx, func(e *spire.Entry) {
-					if e.SPIFFEID == spire.CiliumOperatorID(b.s.td) {
-						e.SPIFFEID = spiffeid.RequireFromPath(b.s.td, "/operator")
+					if e.SPIFFEID == spire.CiliumAgentID(b.s.td) {
+						e.SPIFFEID = spiffeid.RequireFromPath(b.s.td, "/agent")
 					}
 				})
 			},
