@@ -28,7 +28,7 @@ packages: ## what the tests of the applications run: PostgreSQL and a browser, a
 unit: ## what needs no container engine
 	$(GO) test ./...
 
-FUZZTIME ?= 10s
+FUZZTIME ?= 5s
 FUZZDIR := $(shell $(GO) env GOCACHE)/fuzz/zerotrust
 
 # "go test -fuzz" would compile every dependency anew, with counters, for many minutes. Our

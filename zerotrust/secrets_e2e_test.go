@@ -371,7 +371,7 @@ func (l *lab) innerLoop() {
 	if r, err := l.run(l.Context(), phase.Options{VerifyOnly: true, Only: []string{"apps"}}, nil); err == nil || l.checkOf(r, "workload frontend").Status != phase.Failed {
 		l.Errorf("pods of another build were not seen: %v", err)
 	}
-	l.green(phase.Options{})
+	l.green(phase.Options{Only: []string{"apps"}})
 }
 
 // copyTree copies what git would see of a source tree over another.
