@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/org/spire-vault-99-action/zerotrust/phase"
+	"github.com/org/spire-vault-99-action/zerotrust/report"
 )
 
 // mostAnnotations is how many of a kind the runner keeps of one step:
@@ -34,7 +35,7 @@ func annotationsOf(r phase.Report, file string) []annotation {
 			if p.Status != phase.Failed {
 				rank = rankCancelled
 			}
-			say(rank, p.Name, "%s: %s", word(p.Status), printable(p.Err.Error()))
+			say(rank, p.Name, "%s: %s", report.Word(p.Status), printable(p.Err.Error()))
 		}
 		for _, c := range p.Checks {
 			if c.Status == phase.Passed || c.Started.IsZero() {
@@ -77,7 +78,7 @@ func rankOf(c phase.CheckResult) int {
 // told is what a check has to say for not having passed, in lines.
 func told(c phase.CheckResult) string {
 	e := c.Evidence
-	lines := []string{word(c.Status)}
+	lines := []string{report.Word(c.Status)}
 	for _, l := range [][2]string{{"expected", e.Want}, {"seen", e.Got}, {"source", e.Source}, {"how to fix", c.Hint}} {
 		if s := printable(l[1]); s != "" {
 			lines = append(lines, l[0]+": "+s)

@@ -6,11 +6,11 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	"github.com/sethvargo/go-githubactions"
 
 	"github.com/org/spire-vault-99-action/zerotrust/phase"
+	"github.com/org/spire-vault-99-action/zerotrust/report"
 )
 
 // stepLog writes the step's log: a group for each phase, live, and workflow commands. The
@@ -55,16 +55,7 @@ func (p *patientWriter) Write(b []byte) (int, error) {
 // printable is s on one line, without control characters and without what the runner's old
 // command syntax begins with.
 func printable(s string) string {
-	s = strings.Map(func(c rune) rune {
-		switch {
-		case unicode.IsSpace(c):
-			return ' '
-		case !unicode.IsPrint(c):
-			return '·'
-		}
-		return c
-	}, s)
-	return strings.ReplaceAll(strings.Join(strings.Fields(s), " "), "##[", "# #[")
+	return strings.ReplaceAll(report.Printable(s), "##[", "# #[")
 }
 
 // line is a line of the log: never a command, for a command begins with two colons.
@@ -131,13 +122,13 @@ func (l *stepLog) on(e phase.Event) {
 	case phase.PhaseApplied:
 		l.add(e.Phase, at+"applied")
 	case phase.CheckDone:
-		text := fmt.Sprintf("%s%s %s", at, mark(e.Status), e.Check)
+		text := fmt.Sprintf("%s%s %s", at, report.Mark(e.Status), e.Check)
 		if e.Text != "" {
 			text += ": " + e.Text
 		}
 		l.add(e.Phase, text)
 	case phase.PhaseDone:
-		said := fmt.Sprintf("%s %s: %s", mark(e.Status), e.Phase, word(e.Status))
+		said := fmt.Sprintf("%s %s: %s", report.Mark(e.Status), e.Phase, report.Word(e.Status))
 		if e.Status != phase.Skipped {
 			said += fmt.Sprintf(" after %.1fs", e.Elapsed.Seconds())
 		}
@@ -260,23 +251,4 @@ func text(err error) string {
 		all = append(all, printable(s))
 	}
 	return strings.Join(all, "\n")
-}
-
-func mark(s phase.Status) string {
-	switch s {
-	case phase.Passed:
-		return "✓"
-	case phase.Failed:
-		return "✗"
-	case phase.Skipped, phase.Cancelled:
-		return "-"
-	}
-	return "?"
-}
-
-func word(s phase.Status) string {
-	if s == phase.Unknown {
-		return "could not tell"
-	}
-	return s.String()
 }

@@ -171,28 +171,19 @@ func (s *Stack) presents(c Cell) bool {
 // verified is the SPIFFE ID of the certificates that a probe was shown, judged by the trust
 // bundle.
 func verified(r probe.Attempt, bundle x509bundle.Source) (spiffeid.ID, error) {
-	chain, err := chainOf(r)
-	if err != nil {
-		return spiffeid.ID{}, err
-	}
-	id, _, err := x509svid.Verify(chain, bundle)
-	return id, err
-}
-
-// chainOf are the certificates that a probe was shown.
-func chainOf(r probe.Attempt) ([]*x509.Certificate, error) {
 	if r.SpeechError != "" {
-		return nil, fmt.Errorf("TLS: %s", r.SpeechError)
+		return spiffeid.ID{}, fmt.Errorf("TLS: %s", r.SpeechError)
 	}
 	var chain []*x509.Certificate
 	for _, der := range r.Certificates {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
-			return nil, err
+			return spiffeid.ID{}, err
 		}
 		chain = append(chain, c)
 	}
-	return chain, nil
+	id, _, err := x509svid.Verify(chain, bundle)
+	return id, err
 }
 
 // probe tries the cell from inside a pod of the source workload, or from outside; then the

@@ -32,11 +32,7 @@ var policyKinds = []schema.GroupVersionResource{
 // the other end of each edge still denies it.
 func (s *Stack) checkPolicies(ctx context.Context) (phase.Evidence, error) {
 	ev := phase.Evidence{Want: "the derived policies, and no other", Source: "API server"}
-	text, err := Policies(s.cfg.Intent)
-	if err != nil {
-		return ev, err
-	}
-	derived, err := objectsOf(text)
+	derived, err := derivedPolicies(s.cfg.Intent)
 	if err != nil {
 		return ev, err
 	}
@@ -63,6 +59,15 @@ func (s *Stack) checkPolicies(ctx context.Context) (phase.Evidence, error) {
 		return ev, phase.Want(ev.Want, fmt.Sprint(wrong))
 	}
 	return ev, nil
+}
+
+// derivedPolicies are what Policies derives, read.
+func derivedPolicies(in Intent) ([]unstructured.Unstructured, error) {
+	text, err := Policies(in)
+	if err != nil {
+		return nil, err
+	}
+	return objectsOf(text)
 }
 
 func policyKey(o unstructured.Unstructured) string {

@@ -52,11 +52,7 @@ func (s *Stack) checkSelected(ctx context.Context) (phase.Evidence, error) {
 			open = append(open, w.Name+" (outgoing)")
 		}
 	}
-	text, err := Policies(s.cfg.Intent)
-	if err != nil {
-		return ev, err
-	}
-	derived, err := objectsOf(text)
+	derived, err := derivedPolicies(s.cfg.Intent)
 	if err != nil {
 		return ev, err
 	}

@@ -9,6 +9,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"github.com/org/spire-vault-99-action/internal/loopback"
 )
 
 // What a server does with a caller without a certificate is told from what it says, and
@@ -25,7 +27,7 @@ func TestAsk(t *testing.T) {
 	}
 	plain := httptest.NewServer(ok)
 	t.Cleanup(plain.Close)
-	hangsUp := listen(t, func(c net.Conn) { c.Close() })
+	hangsUp := loopback.Serve(t, func(c net.Conn) { c.Close() })
 	anyone := &tls.Config{InsecureSkipVerify: true} //nolint:gosec // who serves is not the question here
 	for name, tc := range map[string]struct {
 		addr   string
@@ -69,7 +71,7 @@ func TestStartSession(t *testing.T) {
 		"an unknown way to it": {message('R', "\x00\x00\x00\x63"), "", "starting a session"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			addr := listen(t, func(c net.Conn) {
+			addr := loopback.Serve(t, func(c net.Conn) {
 				defer c.Close()
 				_, _ = c.Read(make([]byte, 1024))
 				_, _ = io.WriteString(c, tc.answer)
@@ -87,24 +89,4 @@ func TestStartSession(t *testing.T) {
 			}
 		})
 	}
-}
-
-// listen serves each connection on loopback.
-func listen(t *testing.T, serve func(net.Conn)) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go serve(c)
-		}
-	}()
-	return l.Addr().String()
 }

@@ -31,7 +31,7 @@ var rules = map[string]rule{
 	"internal/run":             {without: []string{"."}},
 	"internal/redact":          {without: []string{"."}},
 	"internal/filelock":        {without: []string{clientGo, kind, helm}},
-	"internal/try":             {without: []string{"."}},
+	"internal/try":             {tests: []string{"internal/loopback"}, without: []string{"."}},
 	"internal/kube":            {without: []string{kind, helm}},
 	"internal/ociruntime":      {imports: []string{"internal/run"}, without: []string{"."}},
 	"internal/ociruntime/shim": {speaks: true, without: []string{"."}},
@@ -39,6 +39,7 @@ var rules = map[string]rule{
 	"internal/spiffehelper":    {imports: []string{"internal/manifest"}, without: []string{"."}},
 	"internal/ghostunnel":      {imports: []string{"internal/manifest"}, tests: []string{"internal/run", "spire", "spire/spiretest", "images/fromsource/sourcetest"}, without: []string{"k8s.io", kind, helm}},
 	"internal/golden":          {forTests: true, speaks: true}, // tests get -update from it
+	"internal/loopback":        {forTests: true},
 	"internal/importrules":     {},
 
 	// The four layers, which never import each other. Tests may get programs to run
@@ -59,7 +60,7 @@ var rules = map[string]rule{
 	"zerotrust/report":         {imports: []string{"zerotrust/phase"}, without: []string{"."}},
 	"zerotrust/report/attest":  {imports: []string{"zerotrust/phase"}, without: []string{"k8s.io", kind, helm}},
 	"zerotrust/probe":          {imports: []string{"zerotrust/phase", "cilium", "internal/..."}, without: []string{kind, helm}},
-	"zerotrust/probe/prober":   {imports: []string{"internal/try"}, speaks: true, without: []string{"."}}, // a program that goes into an image
+	"zerotrust/probe/prober":   {imports: []string{"internal/try"}, tests: []string{"internal/loopback"}, speaks: true, without: []string{"."}}, // a program that goes into an image
 	"zerotrust/vault":          {imports: []string{"zerotrust/phase", "internal/..."}, without: []string{kind, helm}},
 	"zerotrust/vault/unsealer": {speaks: true, without: []string{"k8s.io", kind, helm}},
 	"zerotrust/postgres":       {imports: []string{"internal/..."}, without: []string{kind, helm}},

@@ -15,27 +15,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
-)
 
-// listen serves each connection with serve, on loopback.
-func listen(t *testing.T, serve func(net.Conn)) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go serve(conn)
-		}
-	}()
-	return l.Addr().String()
-}
+	"github.com/org/spire-vault-99-action/internal/loopback"
+)
 
 func TestTryConnects(t *testing.T) {
 	over := make(chan struct{})
@@ -54,7 +36,7 @@ func TestTryConnects(t *testing.T) {
 		{"one that speaks in bytes", func(c net.Conn) { _, _ = c.Write([]byte{'a', 0xff, 0}); <-over }, "a\xff\x00"},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
-			addr := listen(t, tt.serve)
+			addr := loopback.Serve(t, tt.serve)
 			r := Once(t.Context(), addr, 10*time.Second)
 			if !r.Connected || r.Error != "" || r.Kind != "" || r.Answer != tt.answer || r.Target != addr || r.Address != addr {
 				t.Errorf("%+v", r)
@@ -81,7 +63,7 @@ func TestTryTLS(t *testing.T) {
 			t.Errorf("for %s: %+v", what, r)
 		}
 	}
-	plain := listen(t, func(c net.Conn) { fmt.Fprintln(c, "hello"); c.Close() })
+	plain := loopback.Serve(t, func(c net.Conn) { fmt.Fprintln(c, "hello"); c.Close() })
 	if r := Once(t.Context(), "tls://"+plain, 5*time.Second); !r.Connected || r.SpeechError == "" || len(r.Certificates) != 0 {
 		t.Errorf("plain text: %+v", r)
 	}
@@ -111,7 +93,7 @@ func TestTryHTTP(t *testing.T) {
 		"another protocol": func(c net.Conn) { fmt.Fprintln(c, "hello"); c.Close() },
 		"no answer":        func(net.Conn) { <-over },
 	} {
-		r := Once(t.Context(), "http://"+listen(t, serve), time.Second)
+		r := Once(t.Context(), "http://"+loopback.Serve(t, serve), time.Second)
 		if !r.Connected || r.Status != 0 || r.SpeechError == "" || r.Error != "" {
 			t.Errorf("%s: %+v", what, r)
 		}

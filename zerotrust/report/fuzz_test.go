@@ -19,7 +19,7 @@ func FuzzRenderers(f *testing.F) {
 		gotPage, gotMarkdown := htmlOf(t, r), markdownOf(t, r, 0)
 		standsAlone(t, gotPage)
 		wellFormed(t, gotMarkdown)
-		if printable(s) == "" {
+		if Printable(s) == "" {
 			return // texts that are empty are not told
 		}
 		if shape(parsed(t, gotPage)) != page {

@@ -30,7 +30,7 @@ var (
 // pass first, and open), and the metadata. Times are in UTC.
 func HTML(w io.Writer, r phase.Report) error {
 	t, err := template.New("page.html").Funcs(template.FuncMap{
-		"printable": printable, "short": short, "word": word, "mark": mark, "text": text, "utc": utc,
+		"printable": Printable, "short": short, "word": Word, "mark": Mark, "text": text, "utc": utc,
 		"outcome": outcome, "outcomeMark": outcomeMark, "told": told, "label": label,
 	}).Parse(pageHTML)
 	var b bytes.Buffer
@@ -134,7 +134,7 @@ func pageOf(r phase.Report) page {
 	})
 	for _, v := range p.Phases {
 		if v.Err != nil {
-			p.Trouble = append(p.Trouble, link{ID: v.ID, Class: v.Status.String(), Mark: mark(v.Status), Phase: v.Name, Outcome: word(v.Status)})
+			p.Trouble = append(p.Trouble, link{ID: v.ID, Class: v.Status.String(), Mark: Mark(v.Status), Phase: v.Name, Outcome: Word(v.Status)})
 		}
 		for _, c := range v.Checks {
 			if c.Open {
@@ -249,7 +249,7 @@ func (c cell) words() string {
 	} else {
 		became = fmt.Sprintf("want %s, %s", became, c.got())
 	}
-	return printable(fmt.Sprintf("%s to %s on port %s: %s", c.Edge.From, c.Edge.To, c.Edge.Port, became))
+	return Printable(fmt.Sprintf("%s to %s on port %s: %s", c.Edge.From, c.Edge.To, c.Edge.Port, became))
 }
 
 // Words and the others are for page.html.
@@ -258,6 +258,6 @@ func (e graphEdge) ID() string    { return checkID(e.Cell.phase, e.Cell.check) }
 func (e graphEdge) Locked() bool  { return e.Cell.Edge.Authenticated }
 
 // label is a name cut to what fits into a card of the drawing.
-func label(s string) string { return cut(printable(s), 17) }
+func label(s string) string { return cut(Printable(s), 17) }
 
 func utc(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }

@@ -186,7 +186,7 @@ func TestHTMLEvidence(t *testing.T) {
 			}
 			e := c.Evidence
 			for _, s := range append(e.Details, c.Name, c.Doc, e.Want, e.Got, e.Source, outcome(c), why(c)) {
-				if !strings.Contains(words(n), printable(s)) {
+				if !strings.Contains(words(n), Printable(s)) {
 					t.Errorf("%s, %s does not say %q", p.Name, c.Name, s)
 				}
 			}
@@ -251,7 +251,7 @@ func TestHTMLIsInert(t *testing.T) {
 	if d := cmp.Diff(shape(parsed(t, htmlOf(t, hostile("x")))), shape(nodes)); d != "" {
 		t.Errorf("what is quoted changes the page (-harmless +hostile):\n%s", d)
 	}
-	if !slices.ContainsFunc(nodes, func(n *html.Node) bool { return n.Type == html.TextNode && n.Data == printable(nasty) }) {
+	if !slices.ContainsFunc(nodes, func(n *html.Node) bool { return n.Type == html.TextNode && n.Data == Printable(nasty) }) {
 		t.Error("what was said is not shown as it was")
 	}
 	if strings.ContainsAny(htmlOf(t, hostile(nasty)), "\x1b\x00\x07\u202e\u2028") {

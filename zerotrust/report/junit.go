@@ -70,7 +70,7 @@ func JUnit(w io.Writer, r phase.Report) error {
 	doc := testsuites{Name: "zerotrust", Time: xmlSeconds(r.Ended.Sub(r.Started))}
 	add := func(s testsuite) {
 		for _, k := range slices.Sorted(maps.Keys(r.Metadata)) {
-			s.Properties = append(s.Properties, property{printable(k), printable(r.Metadata[k])})
+			s.Properties = append(s.Properties, property{Printable(k), Printable(r.Metadata[k])})
 		}
 		for _, c := range s.Cases {
 			s.Tests++
@@ -105,11 +105,11 @@ func JUnit(w io.Writer, r phase.Report) error {
 }
 
 func suiteOf(p phase.Result) testsuite {
-	s := testsuite{Name: printable(p.Name), Time: xmlSeconds(p.Duration), Timestamp: xmlTime(p.Started)}
+	s := testsuite{Name: Printable(p.Name), Time: xmlSeconds(p.Duration), Timestamp: xmlTime(p.Started)}
 	class := "zerotrust." + s.Name
 	if p.Err != nil {
 		c := testcase{Name: "phase", Classname: class, Time: xmlSeconds(p.Apply)}
-		because := &reason{Type: p.Status.String(), Message: printable(p.Err.Error())}
+		because := &reason{Type: p.Status.String(), Message: Printable(p.Err.Error())}
 		switch p.Status {
 		case phase.Skipped:
 			c.Skipped = because
@@ -121,8 +121,8 @@ func suiteOf(p phase.Result) testsuite {
 		s.Cases = append(s.Cases, c)
 	}
 	for _, check := range p.Checks {
-		c := testcase{Name: printable(check.Name), Classname: class, Time: xmlSeconds(check.Duration)}
-		because := &reason{Type: check.Status.String(), Message: cmp.Or(printable(text(check.Err)), outcome(check)), Body: body(check)}
+		c := testcase{Name: Printable(check.Name), Classname: class, Time: xmlSeconds(check.Duration)}
+		because := &reason{Type: check.Status.String(), Message: cmp.Or(Printable(text(check.Err)), outcome(check)), Body: body(check)}
 		switch {
 		case check.Status == phase.Passed:
 			c.SystemOut = body(check)
@@ -145,7 +145,7 @@ func body(c phase.CheckResult) string {
 		fmt.Fprintf(&b, "%s: %s\n", l[0], l[1])
 	}
 	for _, d := range c.Evidence.Details {
-		fmt.Fprintf(&b, "| %s\n", printable(d))
+		fmt.Fprintf(&b, "| %s\n", Printable(d))
 	}
 	return b.String()
 }

@@ -91,9 +91,9 @@ func Markdown(w io.Writer, r phase.Report, cfg MarkdownConfig) error {
 
 func verdictMark(r phase.Report) string {
 	if r.OK() {
-		return mark(phase.Passed)
+		return Mark(phase.Passed)
 	}
-	return mark(phase.Failed)
+	return Mark(phase.Failed)
 }
 
 func phaseTable(r phase.Report) []block {
@@ -104,7 +104,7 @@ func phaseTable(r phase.Report) []block {
 	b.WriteString("| | Phase | Status | Time | Apply | Checks passed |\n|---|---|---|---:|---:|---:|")
 	for _, p := range r.Phases {
 		took, apply := times(p)
-		fmt.Fprintf(&b, "\n| %s | %s | %s | %s | %s | %d of %d |", mark(p.Status), code(p.Name, longestName), word(p.Status), took, apply, passed(p), len(p.Checks))
+		fmt.Fprintf(&b, "\n| %s | %s | %s | %s | %s | %d of %d |", Mark(p.Status), code(p.Name, longestName), Word(p.Status), took, apply, passed(p), len(p.Checks))
 	}
 	return []block{{"Phases", "the table of phases", b.String()}}
 }
@@ -144,7 +144,7 @@ func troubles(p phase.Result) []block {
 	const section, kind = "What did not pass", "what did not pass"
 	var all []block
 	if p.Err != nil {
-		all = append(all, block{section, kind, fmt.Sprintf("### %s %s: %s\n\n- **Error:** %s", mark(p.Status), code(p.Name, longestName), word(p.Status), code(p.Err.Error(), longestText))})
+		all = append(all, block{section, kind, fmt.Sprintf("### %s %s: %s\n\n- **Error:** %s", Mark(p.Status), code(p.Name, longestName), Word(p.Status), code(p.Err.Error(), longestText))})
 	}
 	for _, c := range p.Checks {
 		// A check that was not asked has nothing to tell beyond its phase's error.
@@ -152,7 +152,7 @@ func troubles(p phase.Result) []block {
 			continue
 		}
 		var b strings.Builder
-		fmt.Fprintf(&b, "### %s %s, %s: %s\n", mark(c.Status), code(p.Name, longestName), code(c.Name, longestName), outcome(c))
+		fmt.Fprintf(&b, "### %s %s, %s: %s\n", Mark(c.Status), code(p.Name, longestName), code(c.Name, longestName), outcome(c))
 		for _, l := range told(c) {
 			fmt.Fprintf(&b, "\n- **%s:** %s", strings.ToUpper(l[0][:1])+l[0][1:], code(l[1], longestText))
 		}
@@ -225,7 +225,7 @@ func metadataTable(r phase.Report) []block {
 // become links, unless they are broken up.
 func code(s string, longest int) string {
 	var b strings.Builder
-	for _, r := range cut(printable(s), longest) {
+	for _, r := range cut(Printable(s), longest) {
 		if r < unicode.MaxASCII && !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune(" -.,:/=()", r) {
 			fmt.Fprintf(&b, "&#%d;", r)
 			continue
@@ -239,7 +239,7 @@ func code(s string, longest int) string {
 // character reference with # in the place of &#.
 func mermaid(s string) string {
 	var b strings.Builder
-	for _, r := range cut(printable(s), longestName) {
+	for _, r := range cut(Printable(s), longestName) {
 		if r < unicode.MaxASCII && !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune(" -_./", r) {
 			fmt.Fprintf(&b, "#%d;", r)
 			continue

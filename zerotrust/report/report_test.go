@@ -116,10 +116,10 @@ func TestText(t *testing.T) {
 			t.Errorf("in %d columns %q, want %q", width, got, want)
 		}
 	}
-	if got := printable(" a\tb\n\x1b[2Jc\u202e d\x00"); got != "a b ·[2Jc· d·" {
+	if got := Printable(" a\tb\n\x1b[2Jc\u202e d\x00"); got != "a b ·[2Jc· d·" {
 		t.Errorf("printable: %q", got)
 	}
-	if printable("→ ✓ 值") != "→ ✓ 值" {
+	if Printable("→ ✓ 值") != "→ ✓ 值" {
 		t.Error("printable loses letters")
 	}
 }

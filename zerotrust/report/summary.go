@@ -34,7 +34,7 @@ func table(b *bytes.Buffer, r phase.Report) {
 	_, _ = fmt.Fprintln(t, " \tPHASE\tSTATUS\tTIME\tAPPLY\tCHECKS")
 	for _, p := range r.Phases {
 		took, apply := times(p)
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d of %d\n", mark(p.Status), printable(p.Name), word(p.Status), took, apply, passed(p), len(p.Checks))
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d of %d\n", Mark(p.Status), Printable(p.Name), Word(p.Status), took, apply, passed(p), len(p.Checks))
 	}
 	_ = t.Flush() // a buffer takes everything
 	for line := range strings.Lines(rows.String()) {
@@ -47,9 +47,9 @@ func trouble(b *bytes.Buffer, p phase.Result) {
 	if p.Status == phase.Passed {
 		return
 	}
-	fmt.Fprintf(b, "\n%s %s: %s", mark(p.Status), printable(p.Name), word(p.Status))
+	fmt.Fprintf(b, "\n%s %s: %s", Mark(p.Status), Printable(p.Name), Word(p.Status))
 	if p.Err != nil {
-		fmt.Fprintf(b, ": %s", printable(p.Err.Error()))
+		fmt.Fprintf(b, ": %s", Printable(p.Err.Error()))
 	}
 	b.WriteString("\n")
 	for _, c := range p.Checks {
@@ -58,18 +58,18 @@ func trouble(b *bytes.Buffer, p phase.Result) {
 			continue
 		}
 		e := c.Evidence
-		fmt.Fprintf(b, "  %s %s: %s", mark(c.Status), printable(c.Name), word(c.Status))
+		fmt.Fprintf(b, "  %s %s: %s", Mark(c.Status), Printable(c.Name), Word(c.Status))
 		if why := why(c); why != "" {
-			fmt.Fprintf(b, ": %s", printable(why))
+			fmt.Fprintf(b, ": %s", Printable(why))
 		}
 		b.WriteString("\n")
 		for _, line := range [][2]string{{"want", e.Want}, {"got", e.Got}, {"seen in", e.Source}, {"hint", c.Hint}} {
 			if line[1] != "" {
-				fmt.Fprintf(b, "      %-8s %s\n", line[0]+":", printable(line[1]))
+				fmt.Fprintf(b, "      %-8s %s\n", line[0]+":", Printable(line[1]))
 			}
 		}
 		for _, d := range e.Details {
-			fmt.Fprintf(b, "      | %s\n", printable(d))
+			fmt.Fprintf(b, "      | %s\n", Printable(d))
 		}
 	}
 }
@@ -80,7 +80,7 @@ func metadata(b *bytes.Buffer, r phase.Report) {
 	}
 	b.WriteString("\n")
 	for _, k := range slices.Sorted(maps.Keys(r.Metadata)) {
-		fmt.Fprintf(b, "%s: %s\n", printable(k), printable(r.Metadata[k]))
+		fmt.Fprintf(b, "%s: %s\n", Printable(k), Printable(r.Metadata[k]))
 	}
 }
 
@@ -98,7 +98,7 @@ func verdict(r phase.Report) string {
 	var parts []string
 	for _, s := range []phase.Status{phase.Passed, phase.Failed, phase.Unknown, phase.Cancelled, phase.Skipped} {
 		if counts[s] > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", counts[s], word(s)))
+			parts = append(parts, fmt.Sprintf("%d %s", counts[s], Word(s)))
 		}
 	}
 	if len(parts) == 0 {

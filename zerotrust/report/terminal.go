@@ -146,7 +146,7 @@ func (t *Terminal) write(s string) {
 func (t *Terminal) note(e phase.Event) {
 	switch e.Kind {
 	case phase.PhasePlanned:
-		t.names = max(t.names, utf8.RuneCountInString(printable(e.Phase)))
+		t.names = max(t.names, utf8.RuneCountInString(Printable(e.Phase)))
 	case phase.PhaseStarted:
 		t.running = append(t.running, &running{name: e.Phase, started: e.Time, lastLine: e.Time})
 	case phase.PhaseDone:
@@ -175,15 +175,15 @@ func (t *Terminal) live(e phase.Event) {
 		r.last = "checking: " + e.Check
 	case phase.CheckDone:
 		if e.Status != phase.Passed {
-			t.keep(fmt.Sprintf("%s %s  %s: %s: %s", t.colored(e.Status, mark(e.Status)), t.padded(e.Phase), printable(e.Check), word(e.Status), printable(e.Text)))
+			t.keep(fmt.Sprintf("%s %s  %s: %s: %s", t.colored(e.Status, Mark(e.Status)), t.padded(e.Phase), Printable(e.Check), Word(e.Status), Printable(e.Text)))
 		}
 	case phase.PhaseDone:
-		line := fmt.Sprintf("%s %s  %s", t.colored(e.Status, mark(e.Status)), t.padded(e.Phase), t.colored(e.Status, word(e.Status)))
+		line := fmt.Sprintf("%s %s  %s", t.colored(e.Status, Mark(e.Status)), t.padded(e.Phase), t.colored(e.Status, Word(e.Status)))
 		if e.Elapsed > 0 {
 			line += " in " + short(e.Elapsed)
 		}
 		if e.Text != "" {
-			line += ": " + printable(e.Text)
+			line += ": " + Printable(e.Text)
 		}
 		t.keep(line)
 	}
@@ -212,14 +212,14 @@ func (t *Terminal) draw() {
 	b.WriteString(t.erase())
 	for _, r := range t.running {
 		spinner := []rune("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
-		line := fmt.Sprintf("%c %s  %7s  %s", spinner[t.tick%len(spinner)], t.padded(r.name), short(time.Since(r.started)), printable(r.last))
+		line := fmt.Sprintf("%c %s  %7s  %s", spinner[t.tick%len(spinner)], t.padded(r.name), short(time.Since(r.started)), Printable(r.last))
 		b.WriteString(cut(strings.TrimRight(line, " "), t.cfg.Width-1) + "\n")
 	}
 	t.drawn = len(t.running)
 	t.write(b.String())
 }
 
-func (t *Terminal) padded(name string) string { return fmt.Sprintf("%-*s", t.names, printable(name)) }
+func (t *Terminal) padded(name string) string { return fmt.Sprintf("%-*s", t.names, Printable(name)) }
 
 // colored puts s into the colour of a status.
 func (t *Terminal) colored(s phase.Status, what string) string {
@@ -247,9 +247,9 @@ func (t *Terminal) plain(e phase.Event) {
 	case phase.PhaseStarted:
 		said = "started"
 	case phase.PhaseProgress:
-		said = printable(e.Text)
+		said = Printable(e.Text)
 		if e.Check != "" {
-			said = printable(e.Check) + ": " + said
+			said = Printable(e.Check) + ": " + said
 		}
 		if said == r.last {
 			return // nothing new
@@ -258,17 +258,17 @@ func (t *Terminal) plain(e phase.Event) {
 	case phase.PhaseApplied:
 		said = "applied in " + short(e.Elapsed)
 	case phase.CheckDone:
-		said = fmt.Sprintf("%s %s: %s in %s", t.colored(e.Status, mark(e.Status)), printable(e.Check), word(e.Status), short(e.Elapsed))
+		said = fmt.Sprintf("%s %s: %s in %s", t.colored(e.Status, Mark(e.Status)), Printable(e.Check), Word(e.Status), short(e.Elapsed))
 		if e.Text != "" {
-			said += ": " + printable(e.Text)
+			said += ": " + Printable(e.Text)
 		}
 	case phase.PhaseDone:
-		said = t.colored(e.Status, word(e.Status))
+		said = t.colored(e.Status, Word(e.Status))
 		if e.Elapsed > 0 {
 			said += " in " + short(e.Elapsed)
 		}
 		if e.Text != "" {
-			said += ": " + printable(e.Text)
+			said += ": " + Printable(e.Text)
 		}
 	default:
 		return

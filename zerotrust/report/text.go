@@ -9,9 +9,9 @@ import (
 	"github.com/org/spire-vault-99-action/zerotrust/phase"
 )
 
-// printable is s on one line and without control characters: what a pod or a server
+// Printable is s on one line and without control characters: what a pod or a server
 // said must not steer the reader's terminal.
-func printable(s string) string {
+func Printable(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsSpace(r) {
 			return ' '
@@ -49,16 +49,16 @@ func short(d time.Duration) string {
 	return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
 }
 
-// word is a status as a reader is told it.
-func word(s phase.Status) string {
+// Word is a status as a reader is told it.
+func Word(s phase.Status) string {
 	if s == phase.Unknown {
 		return "could not tell"
 	}
 	return s.String()
 }
 
-// mark is a status in one column.
-func mark(s phase.Status) string {
+// Mark is a status in one column.
+func Mark(s phase.Status) string {
 	switch s {
 	case phase.Passed:
 		return "✓"
@@ -100,15 +100,15 @@ func outcome(c phase.CheckResult) string {
 	if notRun(c) {
 		return "not run"
 	}
-	return word(c.Status)
+	return Word(c.Status)
 }
 
 // outcomeMark is an outcome in one column.
 func outcomeMark(c phase.CheckResult) string {
 	if notRun(c) {
-		return mark(phase.Skipped)
+		return Mark(phase.Skipped)
 	}
-	return mark(c.Status)
+	return Mark(c.Status)
 }
 
 // why is the error of a check, unless it says no more than what was expected and seen.
@@ -129,7 +129,7 @@ func told(c phase.CheckResult) [][2]string {
 	}
 	var all [][2]string
 	for _, l := range lines {
-		if s := printable(l[1]); s != "" {
+		if s := Printable(l[1]); s != "" {
 			all = append(all, [2]string{l[0], s})
 		}
 	}

@@ -40,7 +40,7 @@ func timelineOf(r phase.Report) timeline {
 		t.Ticks = append(t.Ticks, tick{clock(d), part(d)})
 	}
 	for i, p := range r.Phases {
-		b := bar{ID: phaseID(i), Name: printable(p.Name), Class: p.Status.String(), Text: word(p.Status)}
+		b := bar{ID: phaseID(i), Name: Printable(p.Name), Class: p.Status.String(), Text: Word(p.Status)}
 		if !p.Started.IsZero() {
 			b.X, b.Width, b.ApplyWidth = part(p.Started.Sub(r.Started)), part(p.Duration), part(p.Apply)
 			b.Text = short(p.Duration)

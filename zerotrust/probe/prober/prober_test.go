@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/org/spire-vault-99-action/internal/loopback"
 	"github.com/org/spire-vault-99-action/internal/try"
 )
 
@@ -63,26 +64,6 @@ func TestParse(t *testing.T) {
 			t.Errorf("%s: error %v, want one that says %q", tt.args, err, tt.says)
 		}
 	}
-}
-
-// listen serves each connection with serve, on loopback.
-func listen(t *testing.T, serve func(net.Conn)) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go serve(conn)
-		}
-	}()
-	return l.Addr().String()
 }
 
 func TestLinger(t *testing.T) {
@@ -143,7 +124,7 @@ func TestServe(t *testing.T) {
 
 // Without anybody to tell, a try is made and reported all the same.
 func TestRunTry(t *testing.T) {
-	cmd, err := parse([]string{"try", "-socket", "prober-test-nobody", listen(t, func(c net.Conn) { fmt.Fprint(c, "hi"); c.Close() })})
+	cmd, err := parse([]string{"try", "-socket", "prober-test-nobody", loopback.Serve(t, func(c net.Conn) { fmt.Fprint(c, "hi"); c.Close() })})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,13 +11,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/org/spire-vault-99-action/internal/loopback"
 )
 
 // TestE2ECapture hears this machine's own loopback. It needs root.
 func TestE2ECapture(t *testing.T) {
 	const mark = "abcdefghijklmnop"
 	through := make(chan struct{})
-	addr := listen(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c); close(through) })
+	addr := loopback.Serve(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c); close(through) })
 	stdin, enough := io.Pipe()
 	out, stdout := io.Pipe()
 	ended := make(chan error, 1)

@@ -1,0 +1,28 @@
+// Package loopback is for tests that need a server on this machine.
+package loopback
+
+import (
+	"net"
+	"testing"
+)
+
+// Serve serves each TCP connection with serve, on 127.0.0.1, until the test ends. It returns
+// the address.
+func Serve(tb testing.TB, serve func(net.Conn)) string {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go serve(conn)
+		}
+	}()
+	return l.Addr().String()
+}
