@@ -7,15 +7,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,10 +18,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/registry"
-
 	"github.com/org/spire-vault-99-action/internal/run"
 	"github.com/org/spire-vault-99-action/kindx"
+	"github.com/org/spire-vault-99-action/kindx/kindtest"
+	"github.com/org/spire-vault-99-action/zerotrust"
 )
 
 // act executes workflows on this machine. It is run from its module, as actionlint is.
@@ -49,6 +44,7 @@ func TestE2EAct(t *testing.T) {
 	t.Run("all green, and with cleanup never the cluster stays", a.green)
 	t.Run("an existing cluster, by its kubeconfig", a.existing)
 	t.Run("one check broken on purpose", a.broken)
+	t.Run("installed in a cluster that is there", a.installed)
 	t.Run("the demo, with no inputs, gone at the end", a.demo)
 }
 
@@ -319,34 +315,38 @@ func (a *actions) existing(t *testing.T) {
 	if _, err := os.Stat(kubeconfig); err != nil {
 		t.Fatalf("the cluster of the step before is needed: %v", err)
 	}
-	// containerd speaks plain HTTP to localhost alone, so the port is a node's too.
-	listener, err := net.Listen("tcp", ":0") //nolint:gosec // nodes come from another network
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := &http.Server{Handler: registry.New(registry.Logger(log.New(io.Discard, "", 0))), ReadHeaderTimeout: time.Minute}
-	go func() { _ = server.Serve(listener) }()
-	t.Cleanup(func() { _ = server.Close() })
-	port := listener.Addr().(*net.TCPAddr).Port
-	gateway, err := run.Output(t.Context(), "docker", "network", "inspect", "kind", "--format", "{{range .IPAM.Config}}{{.Gateway}} {{end}}")
-	if err != nil {
-		t.Fatal(err)
-	}
-	v4 := strings.Fields(gateway)[slices.IndexFunc(strings.Fields(gateway), func(s string) bool { return strings.Contains(s, ".") })]
 	nodes, err := kindx.Nodes(t.Context(), actCluster)
 	if err != nil {
 		t.Fatal(err)
 	}
+	var names []string
 	for _, n := range nodes {
-		go func() {
-			_ = n.Exec(t.Context(), nil, nil, "socat", fmt.Sprintf("TCP-LISTEN:%d,bind=127.0.0.1,fork", port), fmt.Sprintf("TCP:%s:%d", v4, port))
-		}()
+		names = append(names, n.Name())
 	}
-	j, runErr := a.execute(t, map[string]string{"intent": "zerotrust.yaml", "kubeconfig": kubeconfig, "registry": fmt.Sprintf("localhost:%d/team", port), "phases": "mesh, 4D-network-policies"}, "")
+	registry := kindtest.Registry(t, names...)
+	j, runErr := a.execute(t, map[string]string{"intent": "zerotrust.yaml", "kubeconfig": kubeconfig, "registry": registry + "/team", "phases": "mesh, 4D-network-policies"}, "")
 	j.wants(t, runErr, 0, map[string]string{"result": "passed", "failed": "0", "cluster-name": "", "kubeconfig": kubeconfig, "failed-phase": ""}, "✓ PROVEN", "prober-image", "workloads")
 	if !a.clusterIsThere(t, actCluster) {
 		t.Error("somebody else's cluster is gone")
 	}
+}
+
+// A cluster that was made without a network is given everything, and none of it is taken away.
+func (a *actions) installed(t *testing.T) {
+	kubeconfig, state := filepath.Join(a.home, "bare"), filepath.Join(a.home, "state")
+	bare := kindtest.NewBare(t, kindx.Config{Name: actCluster + "-bare", Image: zerotrust.NodeImage, Kubeconfig: kubeconfig, StateDir: state})
+	bare.ProvideStorage(t)
+	began := time.Now()
+	j, err := a.execute(t, map[string]string{
+		"intent": "zerotrust.yaml", "kubeconfig": kubeconfig, "registry": kindtest.Registry(t, bare.Nodes...) + "/team", "install": "true", "images": "fromsource",
+		"phases": "4B-network-architecture, 4C-cilium-spiffe, mesh, 4D-network-policies",
+	}, "")
+	j.wants(t, err, 0, map[string]string{"result": "passed", "failed": "0", "cluster-name": "", "kubeconfig": kubeconfig, "failed-phase": ""},
+		"✓ PROVEN", "registry", "secrets", "4D-network-policies", "🔒", "sha256:")
+	if !a.clusterIsThere(t, actCluster+"-bare") {
+		t.Error("somebody else's cluster is gone")
+	}
+	t.Logf("phases %ss; the whole workflow %s", j.outputs["duration-seconds"], time.Since(began).Round(time.Second))
 }
 
 // hole is a policy that the intent knows nothing of.

@@ -83,7 +83,7 @@ func postStep(ctx context.Context, getenv func(string) string, stdout io.Writer)
 
 // postLogs shows what can still be had of a cluster whose step was killed.
 func postLogs(ctx context.Context, log *stepLog, st state) {
-	e := &export{dir: st.LogsDir, kind: st.Cluster, trustDomain: st.TrustDomain, redact: log.redact}
+	e := &export{dir: st.LogsDir, kind: st.Cluster, spireOf: st.Cluster, trustDomain: st.TrustDomain, redact: log.redact}
 	var err error
 	if e.cluster, err = kindx.REST(ctx, st.Cluster); errors.Is(err, kindx.ErrNotFound) {
 		return

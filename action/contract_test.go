@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v3"
+	"k8s.io/client-go/rest"
 
 	"github.com/org/spire-vault-99-action/zerotrust"
 )
@@ -128,7 +129,7 @@ func TestDefaultsAreTheSame(t *testing.T) {
 func TestDescriptionsNameTheValues(t *testing.T) {
 	_, ins, _ := readManifest(t)
 	for input, values := range map[string][]string{
-		"phases": slices.Concat(kindPhases, existingPhases), "images": {"auto", "registry", "fromsource"}, "vault": {"vault", "openbao"},
+		"phases": slices.Concat(kindPhases, existingPhases, installPhases), "images": {"auto", "registry", "fromsource"}, "vault": {"vault", "openbao"},
 		"fail-on": {failNotProven, failFailed, failNever}, "cleanup": {cleanupAlways, cleanupOnSuccess, cleanupNever}, "reports": reportNames(),
 	} {
 		i := slices.IndexFunc(ins, func(d described) bool { return d.name == input })
@@ -157,6 +158,17 @@ func TestPhaseNames(t *testing.T) {
 	}
 	if len(want) != len(kindPhases) {
 		t.Errorf("%q can be asked for, and there are %q", kindPhases, want)
+	}
+	in, err := zerotrust.New(t.Context(), zerotrust.Config{Intent: zerotrust.Precinct99(), Dir: t.TempDir(), SourceDir: "..", Cluster: &rest.Config{}, Registry: "r.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want = nil
+	for _, p := range in.Phases() {
+		want = append(want, p.Name)
+	}
+	if !slices.Equal(want, installPhases) {
+		t.Errorf("%q can be asked for where the intent is installed, and there are %q", installPhases, want)
 	}
 	want = []string{"prober-image"}
 	for _, p := range stack.VerifyPhases() {

@@ -20,6 +20,7 @@ type inputs struct {
 	ClusterName  string              `input:"cluster-name"` // "" is the intent's
 	Kubeconfig   string              `input:"kubeconfig"`   // path; "" makes a kind cluster
 	Registry     string              `input:"registry"`
+	Install      bool                `input:"install"`
 	Workers      int                 `input:"workers"`
 	Images       string              `input:"images"`
 	Mirrors      map[string][]string `input:"mirrors"`
@@ -51,11 +52,17 @@ const (
 var (
 	kindPhases = []string{"preflight", "images", "cluster", "cilium", "spire", "identities", "secrets", "apps",
 		"4A-frontend-proxy", "4B-network-architecture", "4C-cilium-spiffe", "4D-network-policies", "mutations"}
+	installPhases = []string{"cluster", "images", "registry", "cilium", "spire", "identities", "secrets", "apps",
+		"4B-network-architecture", "4C-cilium-spiffe", "permissions", "mesh", "workloads", "probers", "4D-network-policies", "4D-from-outside"}
 	existingPhases = []string{"prober-image", "permissions", "mesh", "workloads", "probers", "4D-network-policies", "4D-from-outside"}
 )
 
-// kindOnly are the inputs that a cluster which is there already leaves no room for.
-var kindOnly = []string{"cluster-name", "workers", "images", "mirrors", "vault", "mutate", "cleanup"}
+// Inputs that a cluster which is there already leaves no room for: those about the cluster, and
+// those about what runs in it, unless that is installed.
+var (
+	kindOnly    = []string{"cluster-name", "workers", "mutate", "cleanup"}
+	installOnly = []string{"images", "mirrors", "vault"}
+)
 
 // parseInputs reads all inputs by way of get, which returns "" for one that is not set. The
 // error has every fault, not only the first, and names what is valid.
@@ -66,6 +73,7 @@ func parseInputs(get func(string) string) (inputs, error) {
 		ClusterName:  r.text("cluster-name", clusterName, "lower-case letters, digits, \"-\" and \".\", at most 50"),
 		Kubeconfig:   r.path("kubeconfig", ""),
 		Registry:     r.registry("registry"),
+		Install:      r.boolean("install", false),
 		Workers:      r.number("workers", 2, 1, 20),
 		Images:       r.choice("images", "auto", "auto", "registry", "fromsource"),
 		Mirrors:      r.mirrors("mirrors"),
@@ -81,7 +89,10 @@ func parseInputs(get func(string) string) (inputs, error) {
 		Annotations:  r.boolean("annotations", true),
 	}
 	valid := kindPhases
-	if in.Kubeconfig != "" {
+	switch {
+	case in.Kubeconfig != "" && in.Install:
+		valid = installPhases
+	case in.Kubeconfig != "":
 		valid = existingPhases
 	}
 	in.Phases = r.choices("phases", nil, valid)
@@ -274,18 +285,27 @@ func (r *reader) together(in inputs) {
 		if in.Registry != "" {
 			r.fault("registry", "it is for an existing cluster, which kubeconfig names; nodes of a kind cluster are given their images directly")
 		}
+		if in.Install {
+			r.fault("install", "it is for an existing cluster, which kubeconfig names; a kind cluster is made with everything in it")
+		}
 		if slices.Contains(in.Phases, "mutations") && !in.Mutate {
 			r.fault("phases", "mutations are run with the input mutate: true alone")
 		}
 		return
 	}
 	if in.Registry == "" {
-		r.fault("registry", "it is required with kubeconfig: the cluster's nodes pull the prober's image from there")
+		r.fault("registry", "it is required with kubeconfig: the cluster's nodes pull the prober's image from there, and with install every image")
 	}
 	usual, _ := parseInputs(func(string) string { return "" })
+	given := func(input string) bool { return fmt.Sprint(fieldOf(in, input)) != fmt.Sprint(fieldOf(usual, input)) }
 	for _, input := range kindOnly {
-		if fmt.Sprint(fieldOf(in, input)) != fmt.Sprint(fieldOf(usual, input)) {
-			r.fault(input, "it is for a kind cluster, and kubeconfig names one that is there already, which is proven and not changed")
+		if given(input) {
+			r.fault(input, "it is for a kind cluster, and kubeconfig names one that is there already")
+		}
+	}
+	for _, input := range installOnly {
+		if given(input) && !in.Install {
+			r.fault(input, "nothing is installed in the cluster that kubeconfig names, unless with install: true")
 		}
 	}
 }

@@ -36,6 +36,10 @@ func TestParseInputs(t *testing.T) {
 	if err != nil || in.Registry != "localhost:5000/a/b" {
 		t.Errorf("an existing cluster is %+v, %v", in, err)
 	}
+	in, err = parseInputs(given(map[string]string{"kubeconfig": "/k", "registry": "r.example", "install": "true", "phases": "registry, cilium", "images": "registry", "vault": "openbao", "mirrors": "quay.io=b.example"}))
+	if err != nil || !in.Install || in.Vault != "openbao" {
+		t.Errorf("one to be installed in is %+v, %v", in, err)
+	}
 }
 
 // malformed is, for each input, a value that it cannot have, and what the fault must say.
@@ -45,6 +49,7 @@ var malformed = map[string][2]string{
 	"cluster-name":  {"No Name", "lower-case letters"},
 	"kubeconfig":    {"apiVersion: v1\ntoken: hunter2", "want the path"},
 	"registry":      {"user:hunter2@registry.example", "HOST or HOST/PATH"},
+	"install":       {"please", "true or false"},
 	"workers":       {"two", "1 to 20"},
 	"images":        {"latest", "auto, registry, fromsource"},
 	"mirrors":       {"quay.io", "HOST=MIRROR"},
@@ -100,6 +105,10 @@ func TestInputsThatDoNotGoTogether(t *testing.T) {
 		"workers":                      {map[string]string{"workers": "3"}, existing, "input workers"},
 		"a name":                       {map[string]string{"cluster-name": "a"}, existing, "input cluster-name"},
 		"mirrors":                      {map[string]string{"mirrors": "a.example=b.example"}, existing, "input mirrors"},
+		"installing nowhere":           {map[string]string{"install": "true"}, nil, "existing cluster"},
+		"workers to be installed on":   {map[string]string{"install": "true", "workers": "3"}, existing, "input workers"},
+		"a browser elsewhere":          {map[string]string{"install": "true", "phases": "4A-frontend-proxy"}, existing, "cluster, images, registry"},
+		"a store that is not made":     {map[string]string{"vault": "openbao"}, existing, "install: true"},
 		"what is not to be removed":    {map[string]string{"cleanup": "never"}, existing, "input cleanup"},
 		"mutations of somebody else's": {map[string]string{"mutate": "true"}, existing, "input mutate"},
 	} {

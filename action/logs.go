@@ -40,6 +40,7 @@ const (
 type export struct {
 	dir         string
 	kind        string // name of the kind cluster; "" for another one
+	spireOf     string // the cluster's name in its SPIRE; "" where that is somebody else's
 	cluster     *rest.Config
 	trustDomain string
 	// namespaces are those whose pods are looked at; nil: all of them.
@@ -60,7 +61,7 @@ type export struct {
 //	events.txt           the cluster's events, the newest at the end
 //	pods/NS/POD/C.log    each container's log; C.previous.log if it was restarted
 //	cilium/              status, endpoints, identities, authenticated pairs, policies, each agent's own status
-//	spire/               entries and attested agents; of a kind cluster alone
+//	spire/               entries and attested agents; only of a SPIRE that was installed here
 //	hubble/flows.txt     the newest flows
 //	errors.txt           what could not be had, and why
 //
@@ -93,7 +94,7 @@ func (e *export) all(ctx context.Context) ([]tail, error) {
 			try("events", e.events)
 			try("cilium", e.cilium)
 			try("hubble", e.flows)
-			if e.kind != "" { // an admin connection into somebody else's SPIRE would ask for too much
+			if e.spireOf != "" { // an admin connection into somebody else's SPIRE would ask for too much
 				try("spire", e.spire)
 			}
 		}
@@ -264,7 +265,7 @@ func (e *export) spire(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, exportTime/2)
 	defer cancel()
-	conn, err := deploy.Connect(ctx, e.cluster, deploy.Config{TrustDomain: td, ClusterName: e.kind})
+	conn, err := deploy.Connect(ctx, e.cluster, deploy.Config{TrustDomain: td, ClusterName: e.spireOf})
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@ type settings struct {
 
 	intent zerotrust.Intent
 	demo   bool // the intent is the demo's
-	exists bool // the cluster is there already, and somebody else's
+	exists bool // the cluster is there already
 }
 
 // environment is what the runner and the shim say.

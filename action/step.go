@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -189,7 +190,7 @@ func (s *step) run(ctx context.Context) (r phase.Report, err error) {
 
 // on shows an event, and notes what it means for the clean-up.
 func (s *step) on(e phase.Event) {
-	if e.Phase == "cluster" {
+	if e.Phase == "cluster" && !s.exists {
 		switch {
 		case e.Kind == phase.PhaseStarted && !s.before, e.Kind == phase.PhaseApplied:
 			s.change(func(st *state) { st.Ours = true })
@@ -215,13 +216,13 @@ func (s *step) maskKubeconfig() {
 func (s *step) config() zerotrust.Config {
 	return zerotrust.Config{
 		Intent: s.intent, Vault: vault.Flavor(s.Vault), Dir: s.cache, Workers: s.Workers, Kubeconfig: s.Kubeconfig,
-		Images: images.Source(s.Images), Mirrors: s.Mirrors,
+		Images: images.Source(s.Images), Mirrors: s.Mirrors, Keychain: authn.DefaultKeychain,
 	}
 }
 
 // prepare makes the stack and its phases.
 func (s *step) prepare(ctx context.Context) (*zerotrust.Stack, []*phase.Phase, error) {
-	if s.exists {
+	if s.exists && !s.Install {
 		return s.prepareExisting(ctx)
 	}
 	cfg := s.config()
@@ -239,18 +240,26 @@ func (s *step) prepare(ctx context.Context) (*zerotrust.Stack, []*phase.Phase, e
 			return nil, nil, err
 		}
 	}
-	// What cannot be told counts as there: nobody else's cluster is ever removed.
-	there, err := zerotrust.Exists(ctx, cfg)
-	s.before = there || err != nil
-	s.change(func(st *state) {
-		*st = state{Cluster: s.intent.Name, Cleanup: s.Cleanup, Kubeconfig: s.Kubeconfig, Cache: s.cache, TrustDomain: s.intent.TrustDomain, LogsDir: s.logsDir()}
-	})
+	if s.exists {
+		s.maskKubeconfig()
+		if cfg.Cluster, err = s.connect(); err != nil {
+			return nil, nil, err
+		}
+		cfg.Registry = s.Registry
+	} else {
+		// What cannot be told counts as there: nobody else's cluster is ever removed.
+		there, err := zerotrust.Exists(ctx, cfg)
+		s.before = there || err != nil
+		s.change(func(st *state) {
+			*st = state{Cluster: s.intent.Name, Cleanup: s.Cleanup, Kubeconfig: s.Kubeconfig, Cache: s.cache, TrustDomain: s.intent.TrustDomain, LogsDir: s.logsDir()}
+		})
+	}
 	stack, err := zerotrust.New(ctx, cfg)
 	if err != nil {
 		return nil, nil, err
 	}
 	phases := stack.Phases()
-	if s.demo {
+	if s.demo && !s.exists { // the browser goes to a port of this machine
 		proxy := precinct.FrontendProxy(precinct.Browser{
 			URL: siteURL(s.intent), ScreenshotDir: filepath.Join(s.ReportDir, "screenshots"),
 		}, func(ctx context.Context) error { return kindx.InstallPackages(ctx, "chromium") })
@@ -268,7 +277,7 @@ func (s *step) prepare(ctx context.Context) (*zerotrust.Stack, []*phase.Phase, e
 	return stack, phases, nil
 }
 
-// prepareExisting is prepare for a cluster that is there already.
+// prepareExisting is prepare for a cluster that is there already, and is proven as it is.
 func (s *step) prepareExisting(ctx context.Context) (*zerotrust.Stack, []*phase.Phase, error) {
 	s.maskKubeconfig()
 	cluster, err := s.connect()
@@ -315,7 +324,7 @@ func (s *step) metadata() map[string]string {
 			all[k] = v
 		}
 	}
-	if !s.exists {
+	if !s.exists || s.Install {
 		all["vault flavour"], all["images from"] = s.Vault, s.Images
 	}
 	return all
@@ -330,12 +339,16 @@ func (s *step) exportLogs(ctx context.Context) (string, []tail) {
 	var err error
 	switch {
 	case s.exists:
-		e.namespaces = s.intent.Namespaces()
+		if s.Install {
+			e.spireOf = s.intent.Name
+		} else {
+			e.namespaces = s.intent.Namespaces()
+		}
 		e.cluster, err = s.connect()
 	case !s.snapshot().Ours:
 		return "", nil // nothing of it is this step's
 	default:
-		e.kind = s.intent.Name
+		e.kind, e.spireOf = s.intent.Name, s.intent.Name
 		e.cluster, err = kindx.REST(ctx, s.intent.Name)
 	}
 	if errors.Is(err, kindx.ErrNotFound) {

@@ -62,11 +62,14 @@ func (s *Stack) imagesChecks() []phase.Check {
 		Hint: "Run again without --verify: the images phase gets what is missing.",
 		Run: func(ctx context.Context) (phase.Evidence, error) {
 			ev := phase.Evidence{Want: "a digest for each image", Source: "image cache"}
-			node, err := s.nodeImage()
-			if err != nil {
-				return ev, phase.Want(ev.Want, err.Error())
+			var all []images.NamedImage
+			if !s.installs() {
+				node, err := s.nodeImage()
+				if err != nil {
+					return ev, phase.Want(ev.Want, err.Error())
+				}
+				all = append(all, node)
 			}
-			all := []images.NamedImage{node}
 			var missing []string
 			for _, ref := range s.cfg.ThirdPartyImages() {
 				img, err := s.cached(ref)
@@ -218,18 +221,19 @@ func (s *Stack) within(ctx context.Context, check func() error) error {
 }
 
 func (s *Stack) spireChecks() []phase.Check {
-	return []phase.Check{
-		{
-			Name: "agents attested on every node", Doc: "Exactly one agent has attested on every node, the control plane too.",
-			Hint: "kubectl -n spire-system logs ds/spire-agent; the server's k8s_psat attestor must allow spire-system:spire-agent.",
-			Run:  s.checkAgents,
-		},
-		{
-			Name: "admin socket apart", Doc: "The admin socket lies in a directory of its own, which workloads do not mount.",
-			Hint: "admin_socket_path of the agent must not lie below the directory of socket_path.",
-			Run:  s.checkSockets,
-		},
+	all := []phase.Check{{
+		Name: "agents attested on every node", Doc: "Exactly one agent has attested on every node, the control plane too.",
+		Hint: "kubectl -n spire-system logs ds/spire-agent; the server's k8s_psat attestor must allow spire-system:spire-agent.",
+		Run:  s.checkAgents,
+	}}
+	if s.installs() {
+		return all
 	}
+	return append(all, phase.Check{
+		Name: "admin socket apart", Doc: "The admin socket lies in a directory of its own, which workloads do not mount.",
+		Hint: "admin_socket_path of the agent must not lie below the directory of socket_path.",
+		Run:  s.checkSockets,
+	})
 }
 
 // checkAgents compares the server's attested agents with the cluster's nodes.
@@ -388,6 +392,9 @@ func (s *Stack) checkWorkload(ctx context.Context, w Workload) (phase.Evidence, 
 	if err != nil {
 		return ev, err
 	}
+	if s.installs() {
+		return s.checkPulled(ctx, client, w, built)
+	}
 	pods, err := client.ReadyPods(ctx, w.Namespace, "app="+w.Name)
 	if err != nil {
 		return ev, err
@@ -452,7 +459,9 @@ func (s *Stack) checks4C() []phase.Check {
 			Run:  s.checkCauses,
 		},
 	}...)
-	all = append(all, s.svidChecks()...)
+	if !s.installs() {
+		all = append(all, s.svidChecks()...)
+	}
 	for _, w := range s.cfg.Intent.Workloads {
 		if w.MTLS {
 			all = append(all, phase.Check{

@@ -36,15 +36,17 @@ func (s *Stack) checks4B() []phase.Check {
 			Run:  s.checkServices,
 		},
 		{
-			Name: "refused from outside", Doc: "From this machine every node refuses the ports of all workloads and every node port but the published ones.",
-			Hint: "Something listens there: kubectl get services -A; docker exec NODE ss -ltnp",
-			Run:  s.checkOutside,
-		},
-		{
 			Name: "names inside", Doc: "From inside the pods, the names of all workloads are found by the cluster's DNS.",
 			Hint: "kubectl -n kube-system get pods -l k8s-app=kube-dns; each policy must allow DNS.",
 			Run:  s.checkNames,
 		},
+	}
+	if !s.installs() { // whose nodes' addresses need not be this machine's to reach
+		all = slices.Insert(all, 1, phase.Check{
+			Name: "refused from outside", Doc: "From this machine every node refuses the ports of all workloads and every node port but the published ones.",
+			Hint: "Something listens there: kubectl get services -A; docker exec NODE ss -ltnp",
+			Run:  s.checkOutside,
+		})
 	}
 	for _, w := range s.cfg.Intent.Workloads {
 		if w.HealthPort != 0 {
@@ -54,7 +56,7 @@ func (s *Stack) checks4B() []phase.Check {
 				Run:  func(ctx context.Context) (phase.Evidence, error) { return s.checkHealth(ctx, w) },
 			})
 		}
-		if w.Publish != nil {
+		if w.Publish != nil && !s.installs() {
 			all = append(all, phase.Check{
 				Name: "published " + w.Name, Doc: "It answers on this machine and on every node's address.",
 				Hint: fmt.Sprintf("kubectl -n %s get service %s-public; docker port CLUSTER-control-plane", w.Namespace, w.Name),
@@ -78,17 +80,25 @@ func (in Intent) published() map[string]int {
 
 func (s *Stack) checkServices(ctx context.Context) (phase.Evidence, error) {
 	ev := phase.Evidence{Want: fmt.Sprintf("node ports: %v", s.cfg.Intent.published()), Source: "API server: services of all namespaces"}
+	places := []string{metav1.NamespaceAll}
+	if s.installs() { // others' Services are their own affair
+		places, ev.Source = s.cfg.Intent.Namespaces(), "API server: services of the intent's namespaces"
+	}
 	client, err := s.kube(ctx)
 	if err != nil {
 		return ev, err
 	}
-	services, err := client.Clientset().CoreV1().Services("").List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return ev, err
+	var services []corev1.Service
+	for _, ns := range places {
+		found, err := client.Clientset().CoreV1().Services(ns).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return ev, err
+		}
+		services = append(services, found.Items...)
 	}
 	open := map[string]int{}
 	var wrong []string
-	for _, svc := range services.Items {
+	for _, svc := range services {
 		name := svc.Namespace + "/" + svc.Name
 		ev.Details = append(ev.Details, fmt.Sprintf("%s: %s %s", name, svc.Spec.Type, svc.Spec.ClusterIP))
 		for _, p := range svc.Spec.Ports {

@@ -165,7 +165,7 @@ func (in Intent) page(c Cell) string {
 // that can be verified: on somebody else's cluster there is no way to the trust bundle.
 func (s *Stack) presents(c Cell) bool {
 	w, known := s.cfg.Intent.Workload(c.To)
-	return known && s.cfg.Cluster == nil && (w.MTLS && c.Port == w.Ports[0] || w.Runs == Vault || w.Runs == Postgres && c.Port.Number == postgres.AdminPort)
+	return known && (s.cfg.Cluster == nil || s.installs()) && (w.MTLS && c.Port == w.Ports[0] || w.Runs == Vault || w.Runs == Postgres && c.Port.Number == postgres.AdminPort)
 }
 
 // verified is the SPIFFE ID of the certificates that a probe was shown, judged by the trust

@@ -63,13 +63,7 @@ func labConfig(tb testing.TB) Config {
 // and takes it down. It needs a container engine, or root on Debian or Ubuntu.
 func TestE2E(t *testing.T) {
 	l := &lab{T: t, cfg: labConfig(t), shots: t.TempDir()}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-		defer cancel()
-		if err := Down(ctx, l.cfg); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(l.takeDown)
 	l.prepare()
 	for _, step := range []struct {
 		name string
@@ -107,6 +101,16 @@ func TestE2E(t *testing.T) {
 	}
 }
 
+// takeDown removes the cluster, whatever became of the test.
+func (l *lab) takeDown() {
+	l.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.Context()), 2*time.Minute)
+	defer cancel()
+	if err := Down(ctx, l.cfg); err != nil {
+		l.Error(err)
+	}
+}
+
 // prepare gets engine and images, which takes long where nothing is cached, and
 // removes what an earlier run left.
 func (l *lab) prepare() {
@@ -116,9 +120,7 @@ func (l *lab) prepare() {
 		l.Fatal(err)
 	}
 	l.Logf("engine and images ready after %s", r.Ended.Sub(r.Started).Round(time.Second))
-	if err := Down(l.Context(), l.cfg); err != nil {
-		l.Fatal(err)
-	}
+	l.takeDown()
 }
 
 // run runs the phases of a fresh Stack, as a new process would.
@@ -499,7 +501,11 @@ func (l *lab) cilium() (*rest.Config, cilium.Config) {
 	if err != nil {
 		l.Fatal(err)
 	}
-	return cluster, s.ciliumConfig()
+	cfg, err := s.ciliumConfig(l.Context())
+	if err != nil {
+		l.Fatal(err)
+	}
+	return cluster, cfg
 }
 
 func (l *lab) failedUpgrade() {

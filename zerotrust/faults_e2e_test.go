@@ -34,13 +34,7 @@ import (
 func TestFaults(t *testing.T) {
 	l := &lab{T: t, cfg: labConfig(t), shots: t.TempDir()}
 	l.cfg.Intent.Name = "precinct-99-faults"
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-		defer cancel()
-		if err := Down(ctx, l.cfg); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(l.takeDown)
 	l.green(phase.Options{})
 	f := l.breaking()
 	for _, fault := range f.faults() {

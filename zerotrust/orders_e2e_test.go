@@ -41,13 +41,7 @@ func TestE2EOrders(t *testing.T) {
 	}
 	l.cfg.Intent.Name, l.cfg.Workers = "orders-e2e", 1
 	l.cfg.Intent.Workloads[0].Publish.HostPort = sitePort
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-		defer cancel()
-		if err := Down(ctx, l.cfg); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(l.takeDown)
 	s := l.stack()
 	began := time.Now()
 	l.ordersGreen(s, phase.Options{Only: []string{"cluster"}})

@@ -26,8 +26,13 @@ import (
 // imagesTimeout is enough to build every image from source on a small machine.
 const imagesTimeout = 75 * time.Minute
 
-// Phases are the standard phases, in an order that their needs allow.
+// Phases are the standard phases, in an order that their needs allow. With Config.Registry
+// they install the intent in Config.Cluster, which must have no network yet, and prove it
+// there as far as that can be done without access to its nodes.
 func (s *Stack) Phases() []*phase.Phase {
+	if s.installs() {
+		return s.installPhases()
+	}
 	preflight := &phase.Phase{
 		Name: "preflight", Doc: "The machine has a container engine and room for the cluster.",
 		Apply: s.applyPreflight, Checks: s.preflightChecks(),
@@ -40,31 +45,8 @@ func (s *Stack) Phases() []*phase.Phase {
 		Name: "cluster", Doc: "A kind cluster runs, and its nodes hold the images.",
 		Needs: []*phase.Phase{imagesPhase}, Apply: s.applyCluster, Checks: s.clusterChecks(),
 	}
-	ciliumPhase := &phase.Phase{
-		Name: "cilium", Doc: "Cilium is the network, with SPIRE as its authentication provider and the derived policies in force.",
-		Needs: []*phase.Phase{cluster}, Apply: s.applyCilium, Checks: s.diagnosed(s.ciliumChecks()),
-	}
-	spirePhase := &phase.Phase{
-		Name: "spire", Doc: "A SPIRE server runs, and an agent on every node.",
-		Needs: []*phase.Phase{cluster}, Apply: s.applySPIRE, Checks: s.diagnosed(s.spireChecks()),
-	}
-	identities := &phase.Phase{
-		Name: "identities", Doc: "Every workload is registered, and its SVID can be had on every node.",
-		Needs: []*phase.Phase{spirePhase}, Apply: s.applyIdentities, Checks: s.diagnosed(s.identitiesChecks()),
-	}
-	all := []*phase.Phase{preflight, imagesPhase, cluster, ciliumPhase, spirePhase, identities}
-	running := []*phase.Phase{ciliumPhase, identities}
-	if _, ok := s.cfg.Intent.Running(Vault); ok {
-		secrets := &phase.Phase{
-			Name: "secrets", Doc: "Vault and the databases run under their SPIFFE IDs, configured as derived; no first password is left.",
-			Needs: running, Apply: s.applySecrets, Checks: s.secretsChecks(),
-		}
-		all, running = append(all, secrets), []*phase.Phase{secrets}
-	}
-	apps := &phase.Phase{
-		Name: "apps", Doc: "The workloads run the images of this source tree.",
-		Needs: running, Apply: s.applyApps, Checks: s.appsChecks(),
-	}
+	all := append([]*phase.Phase{preflight, imagesPhase, cluster}, s.meshPhases(cluster)...)
+	apps := all[len(all)-1]
 	b4 := &phase.Phase{
 		Name: "4B-network-architecture", Doc: "What is not published cannot be reached from outside; what is, can.",
 		Needs: []*phase.Phase{apps}, Checks: s.checks4B(),
@@ -77,7 +59,37 @@ func (s *Stack) Phases() []*phase.Phase {
 		Name: "4D-network-policies", Doc: "Every allowed edge connects; every other one is dropped, for the right reason.",
 		Needs: []*phase.Phase{c4}, Checks: s.checks4D(),
 	}
-	return append(all, apps, b4, c4, d4)
+	return append(all, b4, c4, d4)
+}
+
+// meshPhases bring up what makes the mesh, once base is done; the last one is "apps".
+func (s *Stack) meshPhases(base *phase.Phase) []*phase.Phase {
+	ciliumPhase := &phase.Phase{
+		Name: "cilium", Doc: "Cilium is the network, with SPIRE as its authentication provider and the derived policies in force.",
+		Needs: []*phase.Phase{base}, Apply: s.applyCilium, Checks: s.diagnosed(s.ciliumChecks()),
+	}
+	spirePhase := &phase.Phase{
+		Name: "spire", Doc: "A SPIRE server runs, and an agent on every node.",
+		Needs: []*phase.Phase{base}, Apply: s.applySPIRE, Checks: s.diagnosed(s.spireChecks()),
+	}
+	identities := &phase.Phase{
+		Name: "identities", Doc: "Every workload is registered, and its SVID can be had on every node.",
+		Needs: []*phase.Phase{spirePhase}, Apply: s.applyIdentities, Checks: s.diagnosed(s.identitiesChecks()),
+	}
+	all := []*phase.Phase{ciliumPhase, spirePhase, identities}
+	running := []*phase.Phase{ciliumPhase, identities}
+	if _, ok := s.cfg.Intent.Running(Vault); ok {
+		secrets := &phase.Phase{
+			Name: "secrets", Doc: "Vault and the databases run under their SPIFFE IDs, configured as derived; no first password is left.",
+			Needs: running, Apply: s.applySecrets, Checks: s.secretsChecks(),
+		}
+		all, running = append(all, secrets), []*phase.Phase{secrets}
+	}
+	apps := &phase.Phase{
+		Name: "apps", Doc: "The workloads run the images of this source tree.",
+		Needs: running, Apply: s.applyApps, Checks: s.appsChecks(),
+	}
+	return append(all, apps)
 }
 
 // preflight
@@ -96,7 +108,7 @@ func (s *Stack) applyImages(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.buildPrograms(ctx) })
 	group.Go(func() error {
-		if err := s.resolveAll(ctx); err != nil {
+		if err := s.resolveAll(ctx); err != nil || s.installs() {
 			return err
 		}
 		node, err := s.nodeImage()
@@ -118,7 +130,11 @@ func (s *Stack) applyImages(ctx context.Context) error {
 // registry, or built now, all of the missing ones in one go.
 func (s *Stack) resolveAll(ctx context.Context) error {
 	var build []string
-	for _, ref := range append([]string{NodeImage}, s.cfg.ThirdPartyImages()...) {
+	refs := s.cfg.ThirdPartyImages()
+	if !s.installs() {
+		refs = append(refs, NodeImage)
+	}
+	for _, ref := range refs {
 		inRegistry := ref
 		if ref == NodeImage {
 			inRegistry = kindx.DefaultImage
@@ -165,7 +181,7 @@ func (s *Stack) find(ctx context.Context, ref, inRegistry string) (bool, error) 
 		}
 	}
 	r, err := images.Resolve(ctx, inRegistry, images.ResolveConfig{
-		Source: images.SourceRegistry, Cache: s.cache, Mirrors: s.cfg.Mirrors,
+		Source: images.SourceRegistry, Cache: s.cache, Mirrors: s.cfg.Mirrors, Keychain: s.cfg.Keychain,
 		OnEvent: func(e images.Event) { phase.Progress(ctx, "%s", e) },
 	})
 	switch {
@@ -370,7 +386,11 @@ func (s *Stack) nodeImages() []string {
 // cilium
 
 func (s *Stack) applyCilium(ctx context.Context) error {
-	if err := s.release(ctx, s.ciliumConfig()); err != nil {
+	cfg, err := s.ciliumConfig(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.release(ctx, cfg); err != nil {
 		return err
 	}
 	return s.applyGuards(ctx)

@@ -75,10 +75,10 @@ func (s *Stack) program(ctx context.Context, pkg string) (program, error) {
 	return p, nil
 }
 
-// appRepository is where the image of a package is called to be; it is loaded
-// into the nodes and never pulled, so the host need not exist.
+// appRepository is where the image of a package is called to be; into kind's
+// nodes it is loaded and never pulled, so the host need not exist.
 func appRepository(in Intent, pkg string) string {
-	return "zerotrust.local/" + in.Name + "/" + path.Base(pkg)
+	return localHost + in.Name + "/" + path.Base(pkg)
 }
 
 // appImages are the image references of the applications that are built, by workload.
@@ -92,7 +92,7 @@ func (s *Stack) appImages(ctx context.Context) (map[string]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		all[w.Name] = p.ref
+		all[w.Name] = s.image(p.ref)
 	}
 	return all, nil
 }
@@ -109,6 +109,9 @@ func (s *Stack) probes(ctx context.Context) (*probe.Prober, error) {
 	p, err := s.program(ctx, proberPackage)
 	if err != nil {
 		return nil, err
+	}
+	if s.installs() {
+		return probe.New(client, probe.Config{Image: s.image(p.ref), PullPolicy: "IfNotPresent"}), nil
 	}
 	s.loading.Lock()
 	defer s.loading.Unlock()

@@ -60,7 +60,8 @@ func (s *Stack) vaultConfig(ctx context.Context, w Workload) (vault.Config, erro
 	}
 	return vault.Config{
 		Namespace: w.Namespace, Name: w.Name, Flavor: s.cfg.Vault, ID: s.cfg.Intent.ID(w),
-		UnsealerImage: unsealer.ref, Tunnels: settings.Tunnels(), SocketDir: socketDir, StorageClass: localClass,
+		Image: s.image(s.cfg.vaultImage()), HelperImage: s.image(HelperImage), TunnelImage: s.image(TunnelImage), UnsealerImage: s.image(unsealer.ref),
+		Tunnels: settings.Tunnels(), SocketDir: socketDir, StorageClass: s.storageClass(),
 	}, nil
 }
 
@@ -68,7 +69,8 @@ func (s *Stack) postgresConfig(w Workload) postgres.Config {
 	vault, _ := s.cfg.Intent.Running(Vault)
 	return postgres.Config{
 		Namespace: w.Namespace, Name: w.Name, Database: w.Database, Admin: s.cfg.Intent.ID(vault),
-		SocketDir: socketDir, StorageClass: localClass,
+		Image: s.image(postgres.Image), HelperImage: s.image(HelperImage), TunnelImage: s.image(TunnelImage),
+		SocketDir: socketDir, StorageClass: s.storageClass(),
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -64,17 +65,20 @@ const podNetwork = "10.244.0.0/16"
 func (c Config) ThirdPartyImages() []string {
 	all := []string{AgentImage, OperatorImage, RelayImage, SPIREServer, SPIREAgent, SPIREOIDC}
 	if _, ok := c.Intent.Running(Vault); ok {
-		image := vault.VaultImage
-		if c.Vault == vault.OpenBao {
-			image = vault.OpenBaoImage
-		}
-		all = append(all, image, HelperImage, TunnelImage)
+		all = append(all, c.vaultImage(), HelperImage, TunnelImage)
 	}
 	if _, ok := c.Intent.Running(Postgres); ok {
 		all = append(all, postgres.Image, HelperImage, TunnelImage)
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
+}
+
+func (c Config) vaultImage() string {
+	if c.Vault == vault.OpenBao {
+		return vault.OpenBaoImage
+	}
+	return vault.VaultImage
 }
 
 // Config says where and how to bring an intent up. Dir and SourceDir are
@@ -88,14 +92,18 @@ type Config struct {
 	Recreate   bool         // replace a cluster of the same name but another configuration
 	Vault      vault.Flavor // default vault.Vault
 
-	// Cluster is one that is there already, and somebody else's: see VerifyPhases. Dir and
-	// SourceDir are then not needed, and ProberImage is, which its nodes must be able to
+	// Cluster is one that is there already. With Registry, "HOST/PATH", the intent is
+	// installed in it: Phases push the images there, and its nodes pull them, without
+	// credentials of ours. Without Registry it is proven as it is, by VerifyPhases: Dir and
+	// SourceDir are not needed then, and ProberImage is, which its nodes must be able to
 	// pull: an image of zerotrust/probe/prober, with the program at /app/prober.
 	Cluster     *rest.Config
+	Registry    string
 	ProberImage string
 
 	Images       images.Source       // default images.SourceAuto
 	Mirrors      map[string][]string // registry mirrors, as for images.Resolve
+	Keychain     authn.Keychain      // credentials for registries; default: none
 	DebianMirror string              // for images from source; default: mmdebstrap's own
 	GoCache      string              // a Go build cache for images from source; default: dropped after use
 }
@@ -134,9 +142,12 @@ func New(ctx context.Context, cfg Config) (*Stack, error) {
 	if err := cfg.Intent.Validate(); err != nil {
 		return nil, err
 	}
-	if cfg.Cluster != nil {
+	if cfg.Registry != "" && cfg.Cluster == nil {
+		return nil, errors.New("zerotrust: Config.Registry is for a cluster that is there already: Config.Cluster is required with it")
+	}
+	if cfg.Cluster != nil && cfg.Registry == "" {
 		if cfg.ProberImage == "" {
-			return nil, errors.New("zerotrust: Config.ProberImage is required with Config.Cluster")
+			return nil, errors.New("zerotrust: Config.ProberImage, or Registry, is required with Config.Cluster")
 		}
 		td, err := spiffeid.TrustDomainFromString(cfg.Intent.TrustDomain)
 		return &Stack{cfg: cfg, td: td, restcfg: cfg.Cluster, here: probe.FromHere}, err
@@ -161,7 +172,10 @@ func New(ctx context.Context, cfg Config) (*Stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Stack{cfg: cfg, td: td, cache: cache, images: map[string]v1.Image{}, programs: map[string]program{}}
+	s := &Stack{
+		cfg: cfg, td: td, cache: cache, images: map[string]v1.Image{}, programs: map[string]program{},
+		restcfg: cfg.Cluster, here: probe.FromHere,
+	}
 	if cfg.Images != images.SourceRegistry {
 		s.builder, err = fromsource.New(ctx, fromsource.Config{
 			Dir: filepath.Join(cfg.Dir, "fromsource"), Cache: cache, DebianMirror: cfg.DebianMirror, GoCache: cfg.GoCache,
@@ -240,10 +254,11 @@ func (s *Stack) spire(ctx context.Context) (*deploy.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	installed := s.spireConfig()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conn == nil {
-		s.conn, err = deploy.Connect(ctx, cfg, s.spireConfig())
+		s.conn, err = deploy.Connect(ctx, cfg, installed)
 		if err != nil {
 			return nil, err
 		}
@@ -291,7 +306,7 @@ func (s *Stack) trusted(ctx context.Context) (*x509bundle.Bundle, error) {
 func (s *Stack) spireConfig() deploy.Config {
 	cfg := deploy.Config{
 		TrustDomain: s.td, ClusterName: s.cfg.Intent.Name,
-		ServerImage: SPIREServer, AgentImage: SPIREAgent, OIDCImage: SPIREOIDC,
+		ServerImage: s.image(SPIREServer), AgentImage: s.image(SPIREAgent), OIDCImage: s.image(SPIREOIDC), TunnelImage: s.image(TunnelImage),
 	}
 	if w, ok := s.cfg.Intent.Running(Vault); ok {
 		cfg.KeyReaders = []spiffeid.ID{s.cfg.Intent.ID(w)}
@@ -299,17 +314,25 @@ func (s *Stack) spireConfig() deploy.Config {
 	return cfg
 }
 
-func (s *Stack) ciliumConfig() cilium.Config {
+func (s *Stack) ciliumConfig(ctx context.Context) (cilium.Config, error) {
 	_, version, _ := strings.Cut(AgentImage, ":v")
-	return cilium.Config{
+	cfg := cilium.Config{
 		Version: version, TrustDomain: s.td, ClusterName: s.cfg.Intent.Name,
 		APIServerHost: s.cfg.Intent.Name + "-control-plane",
 		DirectRoutes:  podNetwork,
-		Images:        cilium.Images{Agent: AgentImage, Operator: OperatorImage, Relay: RelayImage},
+		Images:        cilium.Images{Agent: s.image(AgentImage), Operator: s.image(OperatorImage), Relay: s.image(RelayImage)},
 		PullPolicy:    "IfNotPresent",
 		DisableEnvoy:  true, // no recipe builds Envoy, and no policy of ours needs it
 		DNSProxy:      slices.ContainsFunc(s.cfg.Intent.Edges, func(e Edge) bool { return e.host() != "" }),
 	}
+	if s.installs() { // whose nodes may be anywhere
+		var err error
+		cfg.DirectRoutes = ""
+		if cfg.APIServerHost, cfg.APIServerPort, err = s.apiServer(ctx); err != nil {
+			return cfg, err
+		}
+	}
+	return cfg, nil
 }
 
 func (s *Stack) resolved(ref string) (v1.Image, bool) {

@@ -69,9 +69,20 @@ func volumeManifests(all []volume) ([]byte, error) {
 	return stream(objects)
 }
 
+// storageClass is that of the servers' volumes; "" is the cluster's default.
+func (s *Stack) storageClass() string {
+	if s.installs() {
+		return ""
+	}
+	return localClass
+}
+
 // applyStorage makes the servers' folders, which stay as they are where they exist, and
 // the volumes of them.
 func (s *Stack) applyStorage(ctx context.Context, client *kube.Client) error {
+	if s.installs() {
+		return nil
+	}
 	nodes, err := kindx.Nodes(ctx, s.cfg.Intent.Name)
 	if err != nil {
 		return err

@@ -23,7 +23,11 @@ func (s *Stack) Upgrade(ctx context.Context) error {
 	if err := s.register(ctx); err != nil {
 		return fmt.Errorf("upgrade: %w", err)
 	}
-	if err := s.release(ctx, s.ciliumConfig()); err != nil {
+	cfg, err := s.ciliumConfig(ctx)
+	if err != nil {
+		return fmt.Errorf("upgrade: %w", err)
+	}
+	if err := s.release(ctx, cfg); err != nil {
 		return fmt.Errorf("upgrade: %w", err)
 	}
 	if err := s.hurryIdentities(ctx); err != nil {
@@ -39,7 +43,7 @@ func (s *Stack) Upgrade(ctx context.Context) error {
 		return nil
 	}
 	// Each node takes the policies up in its own time.
-	err := s.within(ctx, func() error { _, err := s.checkHandshake(ctx); return err })
+	err = s.within(ctx, func() error { _, err := s.checkHandshake(ctx); return err })
 	if err != nil {
 		return fmt.Errorf("upgrade: the policies are there, and not every edge is seen authenticated: %w", err)
 	}
@@ -61,7 +65,10 @@ func (s *Stack) Rollback(ctx context.Context) error {
 	if err := cilium.ApplyPolicies(ctx, cluster, Owner, policies); err != nil {
 		return fmt.Errorf("rollback: %w", err)
 	}
-	plain := s.ciliumConfig()
+	plain, err := s.ciliumConfig(ctx)
+	if err != nil {
+		return fmt.Errorf("rollback: %w", err)
+	}
 	plain.TrustDomain = spiffeid.TrustDomain{}
 	if err := s.release(ctx, plain); err != nil {
 		return fmt.Errorf("rollback: %w", err)

@@ -49,6 +49,7 @@ var rules = map[string]rule{
 	"spire/deploy":    {imports: []string{"spire", "internal/..."}, tests: []string{"spire/spiretest", "images/fromsource/sourcetest"}, without: []string{kind, helm}},
 	"cilium":          {imports: []string{"internal/..."}, without: []string{kind}},
 	"kindx":           {imports: []string{"internal/..."}, without: []string{helm}},
+	"kindx/kindtest":  {forTests: true, imports: []string{"kindx", "internal/run", "internal/kube"}, without: []string{helm}},
 	// The image benchmark loads into a real cluster, beside kind's own way.
 	"images":                        {imports: []string{"internal/run", "internal/redact", "internal/filelock"}, tests: []string{"kindx", "images/fromsource/sourcetest"}, without: []string{clientGo, kind, helm}},
 	"images/fromsource":             {imports: []string{"images", "internal/run", "internal/redact", "internal/ociruntime", "internal/filelock"}, without: []string{clientGo, kind, helm}},
@@ -66,10 +67,10 @@ var rules = map[string]rule{
 	"zerotrust/postgres":       {imports: []string{"internal/..."}, without: []string{kind, helm}},
 	"zerotrust/precinct":       {imports: []string{"zerotrust/phase"}, without: []string{"k8s.io", kind, helm}},
 	"zerotrust": {imports: []string{"zerotrust/phase", "zerotrust/report", "zerotrust/probe", "zerotrust/vault", "zerotrust/postgres",
-		"spire", "spire/deploy", "cilium", "kindx", "images", "images/fromsource", "internal/..."}, tests: []string{"spire/spiretest", "zerotrust/precinct"}},
+		"spire", "spire/deploy", "cilium", "kindx", "images", "images/fromsource", "internal/..."}, tests: []string{"spire/spiretest", "zerotrust/precinct", "kindx/kindtest"}},
 
 	// Programs. Examples show what others can do, so they see what others see.
-	"action":       {imports: append([]string{"internal/..."}, public...), speaks: true},
+	"action":       {imports: append([]string{"internal/..."}, public...), tests: []string{"kindx/kindtest"}, speaks: true},
 	"examples/...": {imports: append([]string{"examples/..."}, public...), speaks: true},
 }
 
