@@ -215,7 +215,7 @@ func (s *step) maskKubeconfig() {
 func (s *step) config() zerotrust.Config {
 	return zerotrust.Config{
 		Intent: s.intent, Vault: vault.Flavor(s.Vault), Dir: s.cache, Workers: s.Workers, Kubeconfig: s.Kubeconfig,
-		Images: images.Source(s.Images), Mirrors: s.Mirrors,
+		Images: images.Source(s.Images), Mirrors: s.Mirrors, Kubernetes: s.Kubernetes, Cilium: s.Cilium,
 	}
 }
 

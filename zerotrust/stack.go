@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -34,10 +33,10 @@ import (
 // manager of applied manifests, the prefix of SPIRE entry IDs.
 const Owner = "zerotrust"
 
-// The third-party images of the stack, by upstream's names. They are the same
-// whether they come from a registry or are built from source, but for the node
-// image: there it is NodeImage, and the one that kind pins (kindx.DefaultImage)
-// from a registry.
+// The third-party images of the stack, by upstream's names, in the versions that a Config
+// without Kubernetes and Cilium has. They are the same whether they come from a registry or
+// are built from source, but for the node image: there it is NodeImage, and the one that
+// kind pins (kindx.DefaultImage) from a registry.
 const (
 	NodeImage     = "kindest/node:v1.37.2"
 	AgentImage    = "quay.io/cilium/cilium:v1.20.2"
@@ -62,7 +61,8 @@ const podNetwork = "10.244.0.0/16"
 // ThirdPartyImages are the references of the images that the nodes run beside
 // those of your own module.
 func (c Config) ThirdPartyImages() []string {
-	all := []string{AgentImage, OperatorImage, RelayImage, SPIREServer, SPIREAgent, SPIREOIDC}
+	network := c.ciliumImages()
+	all := []string{network.Agent, network.Operator, network.Relay, SPIREServer, SPIREAgent, SPIREOIDC}
 	if _, ok := c.Intent.Running(Vault); ok {
 		image := vault.VaultImage
 		if c.Vault == vault.OpenBao {
@@ -87,6 +87,18 @@ type Config struct {
 	Kubeconfig string       // path of the kubeconfig to write; default: kind's choice, ~/.kube/config
 	Recreate   bool         // replace a cluster of the same name but another configuration
 	Vault      vault.Flavor // default vault.Vault
+
+	// Kubernetes is the nodes' version, such as "1.36.4": any from 1.30 on (CheckKubernetes).
+	// "" is NodeImage's from source, and that of kindx.DefaultImage from a registry. A running
+	// cluster of another version is another one, to be replaced with Recreate alone.
+	Kubernetes string
+	// Cilium is Cilium's version, such as "1.19.7": any of 1.15 to 1.20, from 1.19 on if an edge
+	// leads to a host outside (cilium.CheckVersion). "" is AgentImage's. A running cluster of
+	// another one is upgraded to it; Cilium itself supports that from one minor to the next.
+	//
+	// Both may have a leading "v". From a registry any version can be had that it has; what is
+	// built from source is of NodeImage's and AgentImage's version, and others are refused.
+	Cilium string
 
 	// Cluster is one that is there already, and somebody else's: see VerifyPhases. Dir and
 	// SourceDir are then not needed, and ProberImage is, which its nodes must be able to
@@ -132,6 +144,9 @@ type Stack struct {
 // the Stack.
 func New(ctx context.Context, cfg Config) (*Stack, error) {
 	if err := cfg.Intent.Validate(); err != nil {
+		return nil, err
+	}
+	if err := cfg.checkVersions(); err != nil {
 		return nil, err
 	}
 	if cfg.Cluster != nil {
@@ -300,12 +315,11 @@ func (s *Stack) spireConfig() deploy.Config {
 }
 
 func (s *Stack) ciliumConfig() cilium.Config {
-	_, version, _ := strings.Cut(AgentImage, ":v")
 	return cilium.Config{
-		Version: version, TrustDomain: s.td, ClusterName: s.cfg.Intent.Name,
+		Version: s.cfg.ciliumVersion(), TrustDomain: s.td, ClusterName: s.cfg.Intent.Name,
 		APIServerHost: s.cfg.Intent.Name + "-control-plane",
 		DirectRoutes:  podNetwork,
-		Images:        cilium.Images{Agent: AgentImage, Operator: OperatorImage, Relay: RelayImage},
+		Images:        s.cfg.ciliumImages(),
 		PullPolicy:    "IfNotPresent",
 		DisableEnvoy:  true, // no recipe builds Envoy, and no policy of ours needs it
 		DNSProxy:      slices.ContainsFunc(s.cfg.Intent.Edges, func(e Edge) bool { return e.host() != "" }),

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/term"
 	"k8s.io/klog/v2"
 
+	"github.com/org/spire-vault-99-action/cilium"
 	"github.com/org/spire-vault-99-action/images"
 	"github.com/org/spire-vault-99-action/kindx"
 	"github.com/org/spire-vault-99-action/zerotrust"
@@ -61,6 +62,8 @@ type options struct {
 	name       string
 	intent     string
 	vault      string
+	kubernetes string
+	cilium     string
 	drills     bool
 	mutate     bool
 	hostPort   int
@@ -85,6 +88,8 @@ func parse(args []string, out io.Writer) (options, error) {
 	f.BoolVar(&o.recreate, "recreate", false, "replace a cluster of the same name but another configuration")
 	f.StringVar(&o.intent, "intent", "", "prove this intent, a zerotrust.yaml, instead of the demo's")
 	f.StringVar(&o.vault, "vault", "vault", "the secret store: vault or openbao")
+	f.StringVar(&o.kubernetes, "kubernetes", "", "the nodes' Kubernetes, a whole version from 1.30.0 on (default: 1.37.2 from source, kind's own from a registry); from source there is that one alone")
+	f.StringVar(&o.cilium, "cilium", cilium.DefaultVersion, "Cilium's version, a whole one of 1.15 to 1.20; another one than the cluster's is an upgrade; from source there is the default alone")
 	f.BoolVar(&o.drills, "drills", false, "afterwards kill each pod once, rotate credentials and move a Service, all under load")
 	f.BoolVar(&o.mutate, "mutate", false, "afterwards take away one policy, one identity, the SPIRE server at a time, and want what follows and nothing else; listen to the demo's packets, and want nothing in the clear")
 	f.IntVar(&o.hostPort, "port", 0, "port on 127.0.0.1 of what is published (default: the intent's, 3000 for the demo's site)")
@@ -106,6 +111,8 @@ func parse(args []string, out io.Writer) (options, error) {
 	switch {
 	case f.NArg() > 0:
 		err = fmt.Errorf("unexpected argument %q", f.Arg(0))
+	case versions(o) != nil:
+		err = versions(o)
 	case o.verify && o.down:
 		err = errors.New("--verify and --down exclude each other")
 	case o.workers < 1:
@@ -122,6 +129,19 @@ func parse(args []string, out io.Writer) (options, error) {
 		err = fmt.Errorf("--images %q: use auto, registry or fromsource", o.images)
 	}
 	return o, err
+}
+
+// versions is what is wrong with the versions.
+func versions(o options) error {
+	if o.kubernetes != "" {
+		if err := zerotrust.CheckKubernetes(o.kubernetes); err != nil {
+			return fmt.Errorf("--kubernetes: %w", err)
+		}
+	}
+	if err := cilium.CheckVersion(o.cilium); err != nil {
+		return fmt.Errorf("--cilium: %w", err)
+	}
+	return nil
 }
 
 const usage = `Brings up the precinct-99 demo: a site, its backend, Vault and PostgreSQL in a kind
@@ -179,7 +199,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	cfg := zerotrust.Config{
 		Intent: intent, Vault: vault.Flavor(o.vault), Dir: o.cacheDir, SourceDir: o.sourceDir, Workers: o.workers, Kubeconfig: o.kubeconfig,
-		Recreate: o.recreate, Images: images.Source(o.images), Mirrors: o.mirrors,
+		Kubernetes: o.kubernetes, Cilium: o.cilium, Recreate: o.recreate, Images: images.Source(o.images), Mirrors: o.mirrors,
 	}
 	if o.down {
 		return down(ctx, cfg, stdout, stderr)
