@@ -82,11 +82,16 @@ func (c Config) ThirdPartyImages() []string {
 type Config struct {
 	Intent     Intent
 	Dir        string       // cache and state: nothing outside it, the engine and the kubeconfig is written
-	SourceDir  string       // the module that the workloads' packages are built in
+	SourceDir  string       // the module that the workloads' packages are built in: see ModuleOf
 	Workers    int          // worker nodes beside the control plane; default 2
 	Kubeconfig string       // path of the kubeconfig to write; default: kind's choice, ~/.kube/config
 	Recreate   bool         // replace a cluster of the same name but another configuration
 	Vault      vault.Flavor // default vault.Vault
+
+	// ProgramsDir is a checkout of this module, where the programs are built that the stack brings
+	// along (the one that probes, Vault's unsealer); Go workspaces do not count there. ""
+	// builds them in SourceDir, which must then be this module or require it.
+	ProgramsDir string
 
 	// Kubernetes is the nodes' version, such as "1.36.4": any from 1.30 on (CheckKubernetes).
 	// "" is NodeImage's from source, and that of kindx.DefaultImage from a registry. A running

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -98,7 +99,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	f.StringVar(&o.phases, "phase", "", "run only these phases and what they need, comma-separated")
 	f.StringVar(&o.name, "name", "", "cluster name (default: the intent's, precinct-99)")
 	f.StringVar(&o.cacheDir, "cache-dir", filepath.Join(cache, "spire-vault-99"), "folder for images and state")
-	f.StringVar(&o.sourceDir, "source-dir", ".", "the module that the demo's applications are built in")
+	f.StringVar(&o.sourceDir, "source-dir", ".", "this module, in which the demo's applications and the programs that probe are built; packages of an --intent are built in the module that its file belongs to, and here if that is none")
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig to write the cluster's entry to (default: kubectl's)")
 	f.DurationVar(&o.timeout, "timeout", 90*time.Minute, "give up after this long")
 	f.Usage = func() {
@@ -200,6 +201,14 @@ func run(args []string, stdout, stderr io.Writer) int {
 	cfg := zerotrust.Config{
 		Intent: intent, Vault: vault.Flavor(o.vault), Dir: o.cacheDir, SourceDir: o.sourceDir, Workers: o.workers, Kubeconfig: o.kubeconfig,
 		Kubernetes: o.kubernetes, Cilium: o.cilium, Recreate: o.recreate, Images: images.Source(o.images), Mirrors: o.mirrors,
+	}
+	if o.intent != "" {
+		dir, err := zerotrust.ModuleOf(o.intent)
+		if err != nil {
+			fmt.Fprintln(stderr, "full:", err)
+			return exitFailed
+		}
+		cfg.SourceDir, cfg.ProgramsDir = cmp.Or(dir, o.sourceDir), o.sourceDir
 	}
 	if o.down {
 		return down(ctx, cfg, stdout, stderr)
