@@ -14,6 +14,8 @@ import (
 	"github.com/org/spire-vault-99-action/zerotrust"
 )
 
+const module = "github.com/org/spire-vault-99-action"
+
 type manifest struct {
 	Inputs, Outputs yaml.Node
 	Runs            struct{ Using, Main, Post string }

@@ -11,6 +11,9 @@ import (
 	"unicode"
 
 	"github.com/google/go-containerregistry/pkg/name"
+
+	"github.com/org/spire-vault-99-action/cilium"
+	"github.com/org/spire-vault-99-action/zerotrust"
 )
 
 // inputs are what the workflow asks for: one field for each input of action.yml, by its tag.
@@ -25,6 +28,8 @@ type inputs struct {
 	Images       string              `input:"images"`
 	Mirrors      map[string][]string `input:"mirrors"`
 	Vault        string              `input:"vault"`
+	Kubernetes   string              `input:"kubernetes-version"` // "" is zerotrust's choice
+	Cilium       string              `input:"cilium-version"`
 	Timeout      time.Duration       `input:"timeout"`
 	PhaseTimeout time.Duration       `input:"phase-timeout"`
 	Mutate       bool                `input:"mutate"`
@@ -60,8 +65,8 @@ var (
 // Inputs that a cluster which is there already leaves no room for: those about the cluster, and
 // those about what runs in it, unless that is installed.
 var (
-	kindOnly    = []string{"cluster-name", "workers", "mutate", "cleanup"}
-	installOnly = []string{"images", "mirrors", "vault"}
+	kindOnly    = []string{"cluster-name", "workers", "kubernetes-version", "mutate", "cleanup"}
+	installOnly = []string{"images", "mirrors", "vault", "cilium-version"}
 )
 
 // parseInputs reads all inputs by way of get, which returns "" for one that is not set. The
@@ -78,6 +83,8 @@ func parseInputs(get func(string) string) (inputs, error) {
 		Images:       r.choice("images", "auto", "auto", "registry", "fromsource"),
 		Mirrors:      r.mirrors("mirrors"),
 		Vault:        r.choice("vault", "vault", "vault", "openbao"),
+		Kubernetes:   r.version("kubernetes-version", "", zerotrust.CheckKubernetes),
+		Cilium:       r.version("cilium-version", cilium.DefaultVersion, cilium.CheckVersion),
 		Timeout:      r.duration("timeout", 90*time.Minute),
 		PhaseTimeout: r.duration("phase-timeout", 15*time.Minute),
 		Mutate:       r.boolean("mutate", false),
@@ -145,6 +152,23 @@ func (r *reader) text(input string, form *regexp.Regexp, valid string) string {
 		return ""
 	}
 	return v
+}
+
+// version is a version without its "v".
+func (r *reader) version(input, fallback string, check func(string) error) string {
+	v := r.value(input)
+	if v == "" {
+		return fallback
+	}
+	if len(v) > 60 {
+		r.fault(input, "want a version; got %s", shown(v))
+		return fallback
+	}
+	if err := check(v); err != nil {
+		r.fault(input, "%v", err) // which quotes the version
+		return fallback
+	}
+	return strings.TrimPrefix(v, "v")
 }
 
 func (r *reader) choice(input, fallback string, valid ...string) string {

@@ -15,12 +15,13 @@ func given(values map[string]string) func(string) string {
 func TestParseInputs(t *testing.T) {
 	in, err := parseInputs(given(map[string]string{
 		"intent": " zerotrust.yaml\n", "phases": "cilium, spire\nspire\n", "cluster-name": "mine", "workers": "3", "images": "fromsource",
-		"mirrors": "quay.io=a.example/q\nquay.io=http://b.example:5000\r\nghcr.io=a.example/g,", "vault": "openbao", "timeout": "1h", "phase-timeout": "90s",
+		"mirrors": "quay.io=a.example/q\nquay.io=http://b.example:5000\r\nghcr.io=a.example/g,", "vault": "openbao", "kubernetes-version": "v1.36.4", "cilium-version": "1.19.7", "timeout": "1h", "phase-timeout": "90s",
 		"mutate": "True", "fail-on": "never", "cleanup": "on-success", "reports": "junit,html", "report-dir": "/tmp/r", "summary": "false", "annotations": "FALSE",
 	}))
 	want := inputs{
 		Intent: "zerotrust.yaml", Phases: []string{"cilium", "spire"}, ClusterName: "mine", Workers: 3, Images: "fromsource",
 		Mirrors: map[string][]string{"quay.io": {"a.example/q", "http://b.example:5000"}, "ghcr.io": {"a.example/g"}}, Vault: "openbao",
+		Kubernetes: "1.36.4", Cilium: "1.19.7",
 		Timeout: time.Hour, PhaseTimeout: 90 * time.Second, Mutate: true, FailOn: "never", Cleanup: "on-success", Reports: []string{"junit", "html"}, ReportDir: "/tmp/r",
 	}
 	if err != nil {
@@ -44,16 +45,20 @@ func TestParseInputs(t *testing.T) {
 
 // malformed is, for each input, a value that it cannot have, and what the fault must say.
 var malformed = map[string][2]string{
-	"intent":        {"a\nb", "line breaks"},
-	"phases":        {"cillium", "cilium, spire"},
-	"cluster-name":  {"No Name", "lower-case letters"},
-	"kubeconfig":    {"apiVersion: v1\ntoken: hunter2", "want the path"},
-	"registry":      {"user:hunter2@registry.example", "HOST or HOST/PATH"},
-	"install":       {"please", "true or false"},
-	"workers":       {"two", "1 to 20"},
-	"images":        {"latest", "auto, registry, fromsource"},
-	"mirrors":       {"quay.io", "HOST=MIRROR"},
-	"vault":         {"consul", "vault, openbao"},
+	"intent":       {"a\nb", "line breaks"},
+	"phases":       {"cillium", "cilium, spire"},
+	"cluster-name": {"No Name", "lower-case letters"},
+	"kubeconfig":   {"apiVersion: v1\ntoken: hunter2", "want the path"},
+	"registry":     {"user:hunter2@registry.example", "HOST or HOST/PATH"},
+	"install":      {"please", "true or false"},
+	"workers":      {"two", "1 to 20"},
+	"images":       {"latest", "auto, registry, fromsource"},
+	"mirrors":      {"quay.io", "HOST=MIRROR"},
+	"vault":        {"consul", "vault, openbao"},
+
+	"kubernetes-version": {"1.36", "whole version such as 1.37.2"},
+	"cilium-version":     {"latest", "whole version such as 1.20.2"},
+
 	"timeout":       {"-1m", "such as 90m"},
 	"phase-timeout": {"soon", "such as 90m"},
 	"mutate":        {"yes", "true or false"},
@@ -103,6 +108,8 @@ func TestInputsThatDoNotGoTogether(t *testing.T) {
 		"no registry":                  {map[string]string{"registry": ""}, existing, "required with kubeconfig"},
 		"kind's phases":                {map[string]string{"phases": "cilium"}, existing, "prober-image, permissions"},
 		"workers":                      {map[string]string{"workers": "3"}, existing, "input workers"},
+		"a Kubernetes":                 {map[string]string{"kubernetes-version": "1.36.4"}, existing, "input kubernetes-version"},
+		"a Cilium":                     {map[string]string{"cilium-version": "1.19.7"}, existing, "input cilium-version"},
 		"a name":                       {map[string]string{"cluster-name": "a"}, existing, "input cluster-name"},
 		"mirrors":                      {map[string]string{"mirrors": "a.example=b.example"}, existing, "input mirrors"},
 		"installing nowhere":           {map[string]string{"install": "true"}, nil, "existing cluster"},

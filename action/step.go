@@ -216,7 +216,7 @@ func (s *step) maskKubeconfig() {
 func (s *step) config() zerotrust.Config {
 	return zerotrust.Config{
 		Intent: s.intent, Vault: vault.Flavor(s.Vault), Dir: s.cache, Workers: s.Workers, Kubeconfig: s.Kubeconfig,
-		Images: images.Source(s.Images), Mirrors: s.Mirrors, Keychain: authn.DefaultKeychain,
+		Images: images.Source(s.Images), Mirrors: s.Mirrors, Keychain: authn.DefaultKeychain, Kubernetes: s.Kubernetes, Cilium: s.Cilium, ProgramsDir: s.root,
 	}
 }
 
@@ -226,19 +226,9 @@ func (s *step) prepare(ctx context.Context) (*zerotrust.Stack, []*phase.Phase, e
 		return s.prepareExisting(ctx)
 	}
 	cfg := s.config()
-	from, err := sourceOf(s.intent, s.Intent, s.root, moduleAt)
-	if err != nil {
+	var err error
+	if cfg.SourceDir, err = sourceOf(s.intent, s.Intent, s.root); err != nil {
 		return nil, nil, err
-	}
-	cfg.SourceDir = from.dir
-	if from.workspace != nil {
-		file, err := goWork(ctx, s.folder, from.workspace)
-		if err != nil {
-			return nil, nil, err
-		}
-		if err := os.Setenv("GOWORK", file); err != nil {
-			return nil, nil, err
-		}
 	}
 	if s.exists {
 		s.maskKubeconfig()

@@ -93,32 +93,42 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// The packages of an intent are built in its own module, and the programs that the stack brings along
+// in this action's.
 func TestSourceOf(t *testing.T) {
-	modules := map[string]string{"/w/team": "example.org/team", "/w/ours": module}
-	at := func(dir string) string { return modules[dir] }
+	dir := t.TempDir()
+	team, deploy := filepath.Join(dir, "team"), filepath.Join(dir, "team", "deploy")
+	if err := os.MkdirAll(deploy, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(team, "go.mod"), []byte("module example.org/team\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	here, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
 	builds := zerotrust.Intent{Workloads: []zerotrust.Workload{{Package: "./cmd/a"}}}
 	for name, tt := range map[string]struct {
 		in   zerotrust.Intent
 		file string
-		want source
+		want string
 		err  string
 	}{
-		"the demo":       {builds, "", source{dir: "/root"}, ""},
-		"nothing built":  {zerotrust.Intent{}, "/w/team/a.yaml", source{dir: "/root"}, ""},
-		"of a module":    {builds, "/w/team/deploy/a.yaml", source{dir: "/w/team", workspace: []string{"/root", "/w/team"}}, ""},
-		"of this module": {builds, "/w/ours/examples/a.yaml", source{dir: "/w/ours"}, ""},
-		"of no module":   {builds, "/w/a.yaml", source{}, "no go.mod"},
+		"the demo":       {builds, "", "/root", ""},
+		"nothing built":  {zerotrust.Intent{}, filepath.Join(team, "a.yaml"), "/root", ""},
+		"beside go.mod":  {builds, filepath.Join(team, "a.yaml"), team, ""},
+		"below it":       {builds, filepath.Join(deploy, "a.yaml"), team, ""},
+		"of this module": {builds, "../examples/orders/zerotrust.yaml", here, ""},
+		"of no module":   {builds, filepath.Join(dir, "a.yaml"), "", "no go.mod"},
 	} {
-		got, err := sourceOf(tt.in, tt.file, "/root", at)
-		if got.dir != tt.want.dir || !slices.Equal(got.workspace, tt.want.workspace) {
-			t.Errorf("%s: %+v, want %+v", name, got, tt.want)
-		}
-		if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
-			t.Errorf("%s: %v, want %q", name, err, tt.err)
+		got, err := sourceOf(tt.in, tt.file, "/root")
+		if got != tt.want || (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+			t.Errorf("%s: %q, %v; want %q, %q", name, got, err, tt.want, tt.err)
 		}
 	}
-	if got := moduleAt(".."); got != module {
-		t.Errorf("this module is %q", got)
+	if cfg := (&step{settings: settings{environment: environment{root: "/root"}}}).config(); cfg.ProgramsDir != "/root" {
+		t.Errorf("the programs are built in %q", cfg.ProgramsDir)
 	}
 }
 

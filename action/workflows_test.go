@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -9,6 +10,8 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/org/spire-vault-99-action/zerotrust"
 )
 
 const self = "org/spire-vault-99-action@v1"
@@ -17,6 +20,7 @@ type workflow struct {
 	Permissions yaml.Node
 	Jobs        map[string]struct {
 		Permissions yaml.Node
+		Strategy    struct{ Matrix yaml.Node }
 		Timeout     int `yaml:"timeout-minutes"`
 		Steps       []struct {
 			Uses string
@@ -120,6 +124,82 @@ func TestScriptsHaveNoExpressions(t *testing.T) {
 			}
 		}
 	}
+}
+
+// cells are the jobs that GitHub makes of a matrix whose entries below include are jobs of their
+// own, as each has a value that no other one has.
+func cells(t *testing.T, matrix yaml.Node) []map[string]string {
+	t.Helper()
+	var include []map[string]string
+	all := []map[string]string{{}}
+	for i := 0; i+1 < len(matrix.Content); i += 2 {
+		axis, values := matrix.Content[i].Value, matrix.Content[i+1]
+		if axis == "include" {
+			if err := values.Decode(&include); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		var next []map[string]string
+		for _, cell := range all {
+			for _, v := range values.Content {
+				more := maps.Clone(cell)
+				more[axis] = v.Value
+				next = append(next, more)
+			}
+		}
+		all = next
+	}
+	return append(all, include...)
+}
+
+// The matrix of the action's own runs is of what the action can be asked for: each cell's versions
+// reach it, are accepted, and two minors of both, both stores and both runner images are met.
+func TestMatrix(t *testing.T) {
+	e2e := readWorkflows(t, "../.github/workflows/ci.yml")["ci.yml"].Jobs["e2e"]
+	all := cells(t, e2e.Strategy.Matrix)
+	value := regexp.MustCompile(`^\$\{\{ matrix\.([a-z]+) \}\}$`)
+	seen := map[string][]string{}
+	for _, cell := range all {
+		for axis, v := range cell {
+			if !slices.Contains(seen[axis], v) {
+				seen[axis] = append(seen[axis], v)
+			}
+		}
+		for _, s := range e2e.Steps {
+			if s.Uses != "./" {
+				continue
+			}
+			in, err := parseInputs(func(input string) string {
+				if m := value.FindStringSubmatch(s.With[input]); m != nil {
+					return cell[m[1]]
+				}
+				return expression.ReplaceAllString(s.With[input], "true")
+			})
+			if err != nil || in.Kubernetes != cell["kubernetes"] || in.Cilium != cell["cilium"] || in.Vault != cell["vault"] || in.Images != cell["images"] {
+				t.Errorf("%v makes %+v, %v", cell, in, err)
+				continue
+			}
+			st := &step{settings: settings{inputs: in, intent: zerotrust.Precinct99(), environment: environment{cache: t.TempDir()}}}
+			cfg := st.config()
+			cfg.SourceDir = ".."
+			stack, err := zerotrust.New(t.Context(), cfg)
+			if err != nil {
+				t.Errorf("%v: %v", cell, err)
+				continue
+			}
+			_ = stack.Close()
+		}
+	}
+	for axis, least := range map[string]int{"kubernetes": 3, "cilium": 2, "vault": 2, "runner": 2} {
+		if len(seen[axis]) < least {
+			t.Errorf("of %s there is %q alone", axis, seen[axis])
+		}
+	}
+	if !slices.Contains(seen["kubernetes"], "") {
+		t.Error("what the action takes by itself is not among them")
+	}
+	t.Logf("%d jobs of %v", len(all), seen)
 }
 
 // The recipes use inputs and outputs that there are, with values that they can have, and

@@ -78,7 +78,11 @@ func TestRender(t *testing.T) {
 		Images:     Images{Agent: "quay.io/cilium/cilium:v9", Operator: "quay.io/cilium/operator-generic:v9", Relay: "quay.io/cilium/hubble-relay:v9"},
 		PullPolicy: "Never", DisableEnvoy: true, DirectRoutes: "10.244.0.0/16",
 	}
-	for _, version := range []string{"1.20.2", "1.15.19"} {
+	// Every minor that CheckVersion takes, so that none is promised whose chart was not tried.
+	for _, version := range []string{"1.20.2", "1.19.7", "1.18.6", "1.17.14", "1.16.19", "1.15.19"} {
+		if err := CheckVersion(version); err != nil {
+			t.Error(err)
+		}
 		t.Run(version, func(t *testing.T) {
 			c := c
 			if c.Chart.Module = "v" + version; version == DefaultVersion {

@@ -6,13 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"regexp"
-	"strconv"
 	"strings"
 )
-
-// lastSPIREMinor is the last 1.x that has mutual authentication through SPIRE:
-// https://github.com/cilium/cilium/issues/47132.
-const lastSPIREMinor = 20
 
 // clusterNamePattern and its 32 characters are Cilium's own rule, checked here so
 // that the message comes before anything is fetched or rendered.
@@ -109,8 +104,10 @@ func image(ref, pullPolicy string) map[string]any {
 }
 
 func authentication(c Config) (map[string]any, error) {
-	if minor, ok := minorVersion(wantedVersion(c)); ok && minor > lastSPIREMinor {
-		return nil, fmt.Errorf("cilium: version %s: mutual authentication through SPIRE is removed after 1.%d (cilium#47132): pin a 1.%d release or leave TrustDomain empty", wantedVersion(c), lastSPIREMinor, lastSPIREMinor)
+	if version := wantedVersion(c); version != "" {
+		if err := CheckVersion(version); err != nil {
+			return nil, err
+		}
 	}
 	server := orDefault(c.SPIREServer, "spire-server.spire-system.svc:8081")
 	if _, _, err := net.SplitHostPort(server); err != nil {
@@ -155,16 +152,6 @@ func merge(base, over map[string]any) map[string]any {
 		out[k] = merge(b, m)
 	}
 	return out
-}
-
-// minorVersion is y of "1.y.z", with or without a leading "v".
-func minorVersion(version string) (int, bool) {
-	parts := strings.Split(strings.TrimPrefix(version, "v"), ".")
-	if len(parts) < 2 || parts[0] != "1" {
-		return 0, false
-	}
-	minor, err := strconv.Atoi(parts[1])
-	return minor, err == nil
 }
 
 func orDefault(s, def string) string {

@@ -100,6 +100,8 @@ func TestValuesRefuse(t *testing.T) {
 		{"routes to IPv6", Config{DirectRoutes: "fd00::/48"}, "DirectRoutes"},
 		{"relative socket", Config{TrustDomain: demo, AdminSocket: "run/admin.sock"}, "AdminSocket"},
 		{"1.21", Config{TrustDomain: demo, Version: "v1.21.0"}, "removed after 1.20"},
+		{"1.14", Config{TrustDomain: demo, Version: "1.14.19"}, "cilium-dbg"},
+		{"half a version", Config{TrustDomain: demo, Version: "1.20"}, "whole version"},
 		{"1.21 module", Config{TrustDomain: demo, Chart: Chart{Module: "v1.21.3"}}, "1.21.3"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -78,6 +78,15 @@ func TestEnsureStartsStoppedNodes(t *testing.T) {
 	}
 }
 
+// Another version of Kubernetes is another node image, and so another cluster.
+func TestAnotherNodeImageIsAnotherCluster(t *testing.T) {
+	have, want := shapeOf(Config{Image: "kindest/node:v1.36.4"}), shapeOf(Config{Image: "kindest/node:v1.37.2"})
+	got, err := want.compare(have.marker())
+	if err != nil || !slices.Equal(got, []Difference{{"image", `"kindest/node:v1.36.4"`, `"kindest/node:v1.37.2"`}}) {
+		t.Errorf("got %v, %v", got, err)
+	}
+}
+
 func TestEnsureNamesEachDifference(t *testing.T) {
 	m := &fakeMachine{}
 	if _, err := ensureOn(t, m, Config{Workers: 1}); err != nil {

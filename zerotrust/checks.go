@@ -115,6 +115,11 @@ func (s *Stack) clusterChecks() []phase.Check {
 			},
 		},
 		{
+			Name: "Kubernetes version", Doc: "Each node's kubelet is of the version that the node image names.",
+			Hint: "A cluster of another version is another one: take it down, or run with --recreate.",
+			Run:  s.checkKubernetes,
+		},
+		{
 			Name: "images on nodes", Doc: "Each node holds the very images that were resolved.",
 			Hint: "Run again without --verify: the cluster phase loads what is missing.",
 			Run:  s.checkLoaded,
@@ -190,16 +195,19 @@ func (s *Stack) ciliumState(ctx context.Context, well func(cilium.NodeStatus) bo
 	if err != nil {
 		return ev, err
 	}
-	ok := 0
+	ok, version := 0, s.cfg.ciliumVersion()
 	for _, n := range status.Nodes {
 		ev.Details = append(ev.Details, fmt.Sprintf("%s: %s %s, authentication provider %s %s %s", n.Node, n.State, n.Version, n.AuthProvider, n.Message, n.AuthProviderMessage))
-		if well(n) {
+		if well(n) && n.Version == version {
 			ok++
 		}
 	}
 	ready := func(r cilium.Rollout) string { return fmt.Sprintf("%d of %d", r.Ready, r.Desired) }
-	ev.Got = fmt.Sprintf("agents: %s ready, %d well; operator: %s ready; relay: %s ready", ready(status.Agents), ok, ready(status.Operator), ready(status.Relay))
-	ev.Want = fmt.Sprintf("agents: %d of %[1]d ready, %[1]d well; operator: 1 of 1 ready; relay: 1 of 1 ready", len(names))
+	ev.Got = fmt.Sprintf("agents: %s ready, %d of %s and well; operator: %s ready; relay: %s ready", ready(status.Agents), ok, version, ready(status.Operator), ready(status.Relay))
+	ev.Want = fmt.Sprintf("agents: %d of %[1]d ready, %[1]d of %[2]s and well; operator: 1 of 1 ready; relay: 1 of 1 ready", len(names), version)
+	if ev.Got == ev.Want {
+		phase.Note(ctx, "cilium", version)
+	}
 	return ev, same(ev)
 }
 

@@ -1,6 +1,8 @@
 package zerotrust
 
 import (
+	"io"
+	"log"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -14,13 +16,14 @@ import (
 	"github.com/org/spire-vault-99-action/kindx"
 )
 
-// From a registry the node image is the one that kind pins; an image that no
-// mirror has is told with every place that was tried.
-func TestImagesFromRegistry(t *testing.T) {
-	server := httptest.NewServer(registry.New())
+// mirrored is a registry, as a mirror is told, and what puts an image into it by the name that it
+// has elsewhere.
+func mirrored(t *testing.T) (mirror string, put func(ref string)) {
+	t.Helper()
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	t.Cleanup(server.Close)
 	host := strings.TrimPrefix(server.URL, "http://")
-	put := func(ref string) {
+	return "http://" + host + "/mirror", func(ref string) {
 		t.Helper()
 		img, err := random.Image(100, 1)
 		if err != nil {
@@ -35,10 +38,16 @@ func TestImagesFromRegistry(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// From a registry the node image is the one that kind pins; an image that no
+// mirror has is told with every place that was tried.
+func TestImagesFromRegistry(t *testing.T) {
+	host, put := mirrored(t)
 	for _, ref := range (Config{Intent: Precinct99()}).ThirdPartyImages() {
 		put(ref)
 	}
-	mirror := []string{"http://" + host + "/mirror"}
+	mirror := []string{host}
 	s, err := New(t.Context(), Config{
 		Intent: Precinct99(), Dir: t.TempDir(), SourceDir: ".", Images: images.SourceRegistry,
 		Mirrors: map[string][]string{"quay.io": mirror, "ghcr.io": mirror, "registry.invalid": mirror, "docker.io": append([]string{"http://127.0.0.1:1"}, mirror...)},
@@ -58,7 +67,7 @@ func TestImagesFromRegistry(t *testing.T) {
 	if _, err := s.nodeImage(); err == nil || !strings.Contains(err.Error(), kindx.DefaultImage) {
 		t.Errorf("without a node image: %v", err)
 	}
-	if _, err := s.find(t.Context(), "registry.invalid/none:1", "registry.invalid/none:1"); err == nil || !strings.Contains(err.Error(), host) {
+	if _, err := s.find(t.Context(), "registry.invalid/none:1", "registry.invalid/none:1"); err == nil || !strings.Contains(err.Error(), strings.TrimSuffix(strings.TrimPrefix(host, "http://"), "/mirror")) {
 		t.Errorf("an image that the mirror lacks: %v", err)
 	}
 }

@@ -10,12 +10,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/Masterminds/semver/v3"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/version"
 
 	"github.com/org/spire-vault-99-action/images"
 	"github.com/org/spire-vault-99-action/internal/kube"
@@ -64,9 +64,6 @@ const (
 	claimName      = "zerotrust"
 )
 
-// minKubernetes is what SPIRE's agents need: rights for the kubelet's list of pods alone.
-const minKubernetes = "1.33.0"
-
 // found is what a cluster shows that is there already.
 type found struct {
 	version  string
@@ -84,8 +81,8 @@ func (f found) unfit(in Intent) []string {
 	if len(f.mayNotDo) > 0 {
 		say("the kubeconfig's user may not %s: installing takes an administrator of the cluster", strings.Join(f.mayNotDo, ", nor "))
 	}
-	if have, err := version.ParseSemantic(f.version); err != nil || have.LessThan(version.MustParseSemantic(minKubernetes)) {
-		say("its Kubernetes is %s, want %s or newer", f.version, minKubernetes)
+	if have, err := semver.NewVersion(f.version); err != nil || have.Major() != 1 || have.Minor() < firstKubernetesMinor {
+		say("its Kubernetes is %s, want 1.%d or later: %s", f.version, firstKubernetesMinor, whyKubernetes)
 	}
 	if len(f.nodes) == 0 {
 		say("it has no nodes")

@@ -33,7 +33,7 @@ func TestUnfit(t *testing.T) {
 		"a bare cluster":        {func(*found) {}, nil},
 		"an earlier run's work": {func(f *found) { f.claim, f.others, f.nodes[0].Status.Conditions = in.Name, []string{"Cilium"}, nil }, nil},
 		"no rights":             {func(f *found) { f.mayNotDo = []string{"do this", "do that"} }, []string{"may not do this, nor do that"}},
-		"an old one":            {func(f *found) { f.version = "v1.32.9" }, []string{"Kubernetes is v1.32.9, want 1.33.0 or newer"}},
+		"an old one":            {func(f *found) { f.version = "v1.32.9" }, []string{"Kubernetes is v1.32.9, want 1.33 or later: SPIRE"}},
 		"one of a provider":     {func(f *found) { f.version = "v1.33.1-gke.100" }, nil},
 		"no version":            {func(f *found) { f.version = "x" }, []string{"Kubernetes is x"}},
 		"no nodes":              {func(f *found) { f.nodes = nil }, []string{"no nodes"}},

@@ -2,6 +2,7 @@ package zerotrust
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -130,14 +131,15 @@ func (s *Stack) applyImages(ctx context.Context) error {
 // registry, or built now, all of the missing ones in one go.
 func (s *Stack) resolveAll(ctx context.Context) error {
 	var build []string
+	node, pulled := s.cfg.nodeRefs()
 	refs := s.cfg.ThirdPartyImages()
 	if !s.installs() {
-		refs = append(refs, NodeImage)
+		refs = append(refs, node)
 	}
 	for _, ref := range refs {
 		inRegistry := ref
-		if ref == NodeImage {
-			inRegistry = kindx.DefaultImage
+		if ref == node {
+			inRegistry = pulled
 		}
 		found, err := s.find(ctx, ref, inRegistry)
 		if err != nil {
@@ -168,8 +170,12 @@ func (s *Stack) resolveAll(ctx context.Context) error {
 // find looks for an image without building it; false means that it can only be
 // built. What is found is kept under the reference that it was found by.
 func (s *Stack) find(ctx context.Context, ref, inRegistry string) (bool, error) {
+	var recipe error // that there is none
 	if s.builder != nil {
 		img, cached, err := s.builder.Cached(ref)
+		if errors.Is(err, fromsource.ErrNoRecipe) && s.cfg.Images != images.SourceFromSource {
+			recipe, err = noRecipe(ref), nil
+		}
 		if err != nil {
 			return false, err
 		}
@@ -190,6 +196,8 @@ func (s *Stack) find(ctx context.Context, ref, inRegistry string) (bool, error) 
 		return true, nil
 	case s.cfg.Images == images.SourceRegistry || ctx.Err() != nil:
 		return false, err
+	case recipe != nil:
+		return false, fmt.Errorf("%w; and %w", err, recipe)
 	}
 	// What was tried has been told by the events above.
 	phase.Progress(ctx, "no registry gave %s: %s will be built from source", inRegistry, ref)
@@ -199,17 +207,25 @@ func (s *Stack) find(ctx context.Context, ref, inRegistry string) (bool, error) 
 // nodeImage is the node image, under the name that the engine is to know it by:
 // the engine gives no image a digest that it did not pull itself.
 func (s *Stack) nodeImage() (images.NamedImage, error) {
-	for _, ref := range []string{NodeImage, kindx.DefaultImage} {
-		img, err := s.cached(ref)
-		if err != nil {
+	built, pulled := s.cfg.nodeRefs()
+	if s.builder != nil {
+		img, found, err := s.builder.Cached(built)
+		if found {
+			return images.NamedImage{Ref: built, Image: img}, nil
+		}
+		if err != nil && !errors.Is(err, fromsource.ErrNoRecipe) {
 			return images.NamedImage{}, err
 		}
-		if img != nil {
-			tag, _, _ := strings.Cut(ref, "@")
-			return images.NamedImage{Ref: tag, Image: img}, nil
-		}
 	}
-	return images.NamedImage{}, fmt.Errorf("neither %s nor %s is in the cache: run the images phase first", NodeImage, kindx.DefaultImage)
+	img, found, err := s.cache.Get(pulled)
+	if err != nil {
+		return images.NamedImage{}, err
+	}
+	if found {
+		tag, _, _ := strings.Cut(pulled, "@")
+		return images.NamedImage{Ref: tag, Image: img}, nil
+	}
+	return images.NamedImage{}, fmt.Errorf("neither %s, built from source, nor %s of a registry is in the cache: run the images phase first", built, pulled)
 }
 
 // cluster

@@ -2,7 +2,11 @@ package zerotrust
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"path"
+	"path/filepath"
+	"slices"
 
 	"github.com/org/spire-vault-99-action/images"
 	"github.com/org/spire-vault-99-action/zerotrust/phase"
@@ -40,6 +44,33 @@ func (s *Stack) buildPrograms(ctx context.Context) error {
 	return nil
 }
 
+// ModuleOf is the folder of the Go module that a file belongs to: that of the next go.mod beside
+// it or above it, "" if there is none. It is where the packages that an intent names are meant to be
+// built (Config.SourceDir).
+func ModuleOf(file string) (string, error) {
+	dir, err := filepath.Abs(filepath.Dir(file))
+	for err == nil {
+		info, statErr := os.Stat(filepath.Join(dir, "go.mod"))
+		switch up := filepath.Dir(dir); {
+		case statErr == nil && info.Mode().IsRegular():
+			return dir, nil
+		case up == dir:
+			return "", nil
+		default:
+			dir = up
+		}
+	}
+	return "", fmt.Errorf("looking for the go.mod of %s: %w", file, err)
+}
+
+// build says where and how the image of a package is built.
+func (c Config) build(pkg string) images.BuildConfig {
+	if c.ProgramsDir != "" && slices.Contains([]string{proberPackage, unsealerPackage}, pkg) {
+		return images.BuildConfig{Dir: c.ProgramsDir, Package: pkg, BuildEnv: []string{"GOWORK=off"}}
+	}
+	return images.BuildConfig{Dir: c.SourceDir, Package: pkg}
+}
+
 // program builds the image of a package, once in the life of the stack.
 //
 // Its tag is its content: the image holds nothing but the program, which go build makes
@@ -51,7 +82,7 @@ func (s *Stack) program(ctx context.Context, pkg string) (program, error) {
 	if p, done := s.programs[pkg]; done {
 		return p, nil
 	}
-	img, err := images.Build(ctx, images.BuildConfig{Dir: s.cfg.SourceDir, Package: pkg})
+	img, err := images.Build(ctx, s.cfg.build(pkg))
 	if err != nil {
 		return program{}, err
 	}

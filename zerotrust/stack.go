@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -35,10 +34,10 @@ import (
 // manager of applied manifests, the prefix of SPIRE entry IDs.
 const Owner = "zerotrust"
 
-// The third-party images of the stack, by upstream's names. They are the same
-// whether they come from a registry or are built from source, but for the node
-// image: there it is NodeImage, and the one that kind pins (kindx.DefaultImage)
-// from a registry.
+// The third-party images of the stack, by upstream's names, in the versions that a Config
+// without Kubernetes and Cilium has. They are the same whether they come from a registry or
+// are built from source, but for the node image: there it is NodeImage, and the one that
+// kind pins (kindx.DefaultImage) from a registry.
 const (
 	NodeImage     = "kindest/node:v1.37.2"
 	AgentImage    = "quay.io/cilium/cilium:v1.20.2"
@@ -63,7 +62,8 @@ const podNetwork = "10.244.0.0/16"
 // ThirdPartyImages are the references of the images that the nodes run beside
 // those of your own module.
 func (c Config) ThirdPartyImages() []string {
-	all := []string{AgentImage, OperatorImage, RelayImage, SPIREServer, SPIREAgent, SPIREOIDC}
+	network := c.ciliumImages()
+	all := []string{network.Agent, network.Operator, network.Relay, SPIREServer, SPIREAgent, SPIREOIDC}
 	if _, ok := c.Intent.Running(Vault); ok {
 		all = append(all, c.vaultImage(), HelperImage, TunnelImage)
 	}
@@ -86,11 +86,28 @@ func (c Config) vaultImage() string {
 type Config struct {
 	Intent     Intent
 	Dir        string       // cache and state: nothing outside it, the engine and the kubeconfig is written
-	SourceDir  string       // the module that the workloads' packages are built in
+	SourceDir  string       // the module that the workloads' packages are built in: see ModuleOf
 	Workers    int          // worker nodes beside the control plane; default 2
 	Kubeconfig string       // path of the kubeconfig to write; default: kind's choice, ~/.kube/config
 	Recreate   bool         // replace a cluster of the same name but another configuration
 	Vault      vault.Flavor // default vault.Vault
+
+	// ProgramsDir is a checkout of this module, where the programs are built that the stack brings
+	// along (the one that probes, Vault's unsealer); Go workspaces do not count there. ""
+	// builds them in SourceDir, which must then be this module or require it.
+	ProgramsDir string
+
+	// Kubernetes is the nodes' version, such as "1.36.4": any from 1.33 on (CheckKubernetes).
+	// "" is NodeImage's from source, and that of kindx.DefaultImage from a registry. A running
+	// cluster of another version is another one, to be replaced with Recreate alone.
+	Kubernetes string
+	// Cilium is Cilium's version, such as "1.19.7": any of 1.15 to 1.20, from 1.19 on if an edge
+	// leads to a host outside (cilium.CheckVersion). "" is AgentImage's. A running cluster of
+	// another one is upgraded to it; Cilium itself supports that from one minor to the next.
+	//
+	// Both may have a leading "v". From a registry any version can be had that it has; what is
+	// built from source is of NodeImage's and AgentImage's version, and others are refused.
+	Cilium string
 
 	// Cluster is one that is there already. With Registry, "HOST/PATH", the intent is
 	// installed in it: Phases push the images there, and its nodes pull them, without
@@ -140,6 +157,9 @@ type Stack struct {
 // the Stack.
 func New(ctx context.Context, cfg Config) (*Stack, error) {
 	if err := cfg.Intent.Validate(); err != nil {
+		return nil, err
+	}
+	if err := cfg.checkVersions(); err != nil {
 		return nil, err
 	}
 	if cfg.Registry != "" && cfg.Cluster == nil {
@@ -315,12 +335,12 @@ func (s *Stack) spireConfig() deploy.Config {
 }
 
 func (s *Stack) ciliumConfig(ctx context.Context) (cilium.Config, error) {
-	_, version, _ := strings.Cut(AgentImage, ":v")
+	own := s.cfg.ciliumImages()
 	cfg := cilium.Config{
-		Version: version, TrustDomain: s.td, ClusterName: s.cfg.Intent.Name,
+		Version: s.cfg.ciliumVersion(), TrustDomain: s.td, ClusterName: s.cfg.Intent.Name,
 		APIServerHost: s.cfg.Intent.Name + "-control-plane",
 		DirectRoutes:  podNetwork,
-		Images:        cilium.Images{Agent: s.image(AgentImage), Operator: s.image(OperatorImage), Relay: s.image(RelayImage)},
+		Images:        cilium.Images{Agent: s.image(own.Agent), Operator: s.image(own.Operator), Relay: s.image(own.Relay)},
 		PullPolicy:    "IfNotPresent",
 		DisableEnvoy:  true, // no recipe builds Envoy, and no policy of ours needs it
 		DNSProxy:      slices.ContainsFunc(s.cfg.Intent.Edges, func(e Edge) bool { return e.host() != "" }),

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -20,6 +21,7 @@ import (
 	"golang.org/x/term"
 	"k8s.io/klog/v2"
 
+	"github.com/org/spire-vault-99-action/cilium"
 	"github.com/org/spire-vault-99-action/images"
 	"github.com/org/spire-vault-99-action/kindx"
 	"github.com/org/spire-vault-99-action/zerotrust"
@@ -61,6 +63,8 @@ type options struct {
 	name       string
 	intent     string
 	vault      string
+	kubernetes string
+	cilium     string
 	drills     bool
 	mutate     bool
 	hostPort   int
@@ -85,6 +89,8 @@ func parse(args []string, out io.Writer) (options, error) {
 	f.BoolVar(&o.recreate, "recreate", false, "replace a cluster of the same name but another configuration")
 	f.StringVar(&o.intent, "intent", "", "prove this intent, a zerotrust.yaml, instead of the demo's")
 	f.StringVar(&o.vault, "vault", "vault", "the secret store: vault or openbao")
+	f.StringVar(&o.kubernetes, "kubernetes", "", "the nodes' Kubernetes, a whole version from 1.30.0 on (default: 1.37.2 from source, kind's own from a registry); from source there is that one alone")
+	f.StringVar(&o.cilium, "cilium", cilium.DefaultVersion, "Cilium's version, a whole one of 1.15 to 1.20; another one than the cluster's is an upgrade; from source there is the default alone")
 	f.BoolVar(&o.drills, "drills", false, "afterwards kill each pod once, rotate credentials and move a Service, all under load")
 	f.BoolVar(&o.mutate, "mutate", false, "afterwards take away one policy, one identity, the SPIRE server at a time, and want what follows and nothing else; listen to the demo's packets, and want nothing in the clear")
 	f.IntVar(&o.hostPort, "port", 0, "port on 127.0.0.1 of what is published (default: the intent's, 3000 for the demo's site)")
@@ -93,7 +99,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	f.StringVar(&o.phases, "phase", "", "run only these phases and what they need, comma-separated")
 	f.StringVar(&o.name, "name", "", "cluster name (default: the intent's, precinct-99)")
 	f.StringVar(&o.cacheDir, "cache-dir", filepath.Join(cache, "spire-vault-99"), "folder for images and state")
-	f.StringVar(&o.sourceDir, "source-dir", ".", "the module that the demo's applications are built in")
+	f.StringVar(&o.sourceDir, "source-dir", ".", "this module, in which the demo's applications and the programs that probe are built; packages of an --intent are built in the module that its file belongs to, and here if that is none")
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig to write the cluster's entry to (default: kubectl's)")
 	f.DurationVar(&o.timeout, "timeout", 90*time.Minute, "give up after this long")
 	f.Usage = func() {
@@ -106,6 +112,8 @@ func parse(args []string, out io.Writer) (options, error) {
 	switch {
 	case f.NArg() > 0:
 		err = fmt.Errorf("unexpected argument %q", f.Arg(0))
+	case versions(o) != nil:
+		err = versions(o)
 	case o.verify && o.down:
 		err = errors.New("--verify and --down exclude each other")
 	case o.workers < 1:
@@ -122,6 +130,19 @@ func parse(args []string, out io.Writer) (options, error) {
 		err = fmt.Errorf("--images %q: use auto, registry or fromsource", o.images)
 	}
 	return o, err
+}
+
+// versions is what is wrong with the versions.
+func versions(o options) error {
+	if o.kubernetes != "" {
+		if err := zerotrust.CheckKubernetes(o.kubernetes); err != nil {
+			return fmt.Errorf("--kubernetes: %w", err)
+		}
+	}
+	if err := cilium.CheckVersion(o.cilium); err != nil {
+		return fmt.Errorf("--cilium: %w", err)
+	}
+	return nil
 }
 
 const usage = `Brings up the precinct-99 demo: a site, its backend, Vault and PostgreSQL in a kind
@@ -179,7 +200,15 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	cfg := zerotrust.Config{
 		Intent: intent, Vault: vault.Flavor(o.vault), Dir: o.cacheDir, SourceDir: o.sourceDir, Workers: o.workers, Kubeconfig: o.kubeconfig,
-		Recreate: o.recreate, Images: images.Source(o.images), Mirrors: o.mirrors,
+		Kubernetes: o.kubernetes, Cilium: o.cilium, Recreate: o.recreate, Images: images.Source(o.images), Mirrors: o.mirrors,
+	}
+	if o.intent != "" {
+		dir, err := zerotrust.ModuleOf(o.intent)
+		if err != nil {
+			fmt.Fprintln(stderr, "full:", err)
+			return exitFailed
+		}
+		cfg.SourceDir, cfg.ProgramsDir = cmp.Or(dir, o.sourceDir), o.sourceDir
 	}
 	if o.down {
 		return down(ctx, cfg, stdout, stderr)
