@@ -2,7 +2,7 @@
 # they need; nothing else has to be prepared.
 GO ?= go
 
-.PHONY: demo verify down test unit fuzz faults action bench check lint packages
+.PHONY: demo verify down test unit fuzz existing faults action bench check lint packages
 
 demo: ## a running cluster, proven edge by edge, with the site open
 	$(GO) run ./examples/full --keep
@@ -18,9 +18,9 @@ test: packages ## everything, on the real parts: a cluster is brought up and tak
 	$(GO) test ./...
 	$(GO) -C internal/ciliumjudge test -count=1 .
 	$(MAKE) fuzz
-	$(GO) test -tags e2e -count=1 -timeout 10m -run '^TestE2E' ./examples/...
+	$(GO) test -tags e2e -count=1 -timeout 20m -p 2 -run '^TestE2E' ./examples/... ./kindx ./images/... ./spire/... ./internal/ghostunnel ./zerotrust/precinct ./zerotrust/probe/prober
 	$(GO) test -tags e2e -count=1 -timeout 80m -v -run '^TestE2E' ./zerotrust
-	$(GO) test -tags e2e -count=1 -timeout 20m -p 1 -run '^TestE2E' ./kindx ./images/... ./spire/... ./internal/ghostunnel ./zerotrust/precinct ./zerotrust/probe/prober
+	ACT=$(ACT) $(GO) test -tags e2e -count=1 -timeout 30m -short -v -run '^TestE2E' ./action
 
 packages: ## what the tests of the applications run: PostgreSQL and a browser, as Debian's packages
 	$(GO) run ./examples/packages postgresql-15 chromium
@@ -42,6 +42,9 @@ fuzz: ## look for what breaks the parsers, the renderers and the policies
 	$(call fuzzed,zerotrust/report,FuzzRenderers)
 	$(call fuzzed,zerotrust/probe/prober,FuzzSplit)
 	$(call fuzzed,internal/ciliumjudge,FuzzIntents)
+
+existing: ## the demo installed in a cluster that is there already
+	$(GO) test -tags e2e -count=1 -timeout 30m -v -run '^TestInstall$$' ./zerotrust
 
 faults: ## break the running demo in every known way, one at a time, and see the right check red
 	$(GO) test -tags e2e -count=1 -timeout 60m -v -run '^TestFaults$$' ./zerotrust

@@ -37,13 +37,17 @@ const (
 )
 
 // TestE2EAct executes workflows with `uses: ./` on the real stack. The steps share one cluster, in
-// their order.
+// their order. With -short the last two are left out, each of which builds another one.
 func TestE2EAct(t *testing.T) {
 	a := newActions(t)
 	t.Run("cancelled half-way, no cluster is left", a.cancelled)
 	t.Run("all green, and with cleanup never the cluster stays", a.green)
 	t.Run("an existing cluster, by its kubeconfig", a.existing)
 	t.Run("one check broken on purpose", a.broken)
+	if testing.Short() {
+		t.Log("left out: a cluster to be installed in, and the one-liner (make action)")
+		return
+	}
 	t.Run("installed in a cluster that is there", a.installed)
 	t.Run("the demo, with no inputs, gone at the end", a.demo)
 }

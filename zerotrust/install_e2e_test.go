@@ -18,9 +18,10 @@ import (
 	"github.com/org/spire-vault-99-action/zerotrust/phase"
 )
 
-// TestE2EInstall installs the demo in a cluster that is there already: one of kind's that was
-// made without a network and given no image, whose nodes pull from a registry.
-func TestE2EInstall(t *testing.T) {
+// TestInstall installs the demo in a cluster that is there already: one of kind's that was
+// made without a network and given no image, whose nodes pull from a registry. `make existing`
+// runs it; it takes four minutes.
+func TestInstall(t *testing.T) {
 	l := &lab{T: t, cfg: labConfig(t), shots: t.TempDir()}
 	l.cfg.Intent.Name = "install-e2e"
 	l.green(phase.Options{Only: []string{"images"}})
