@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -42,6 +43,7 @@ func TestE2EAct(t *testing.T) {
 	a := newActions(t)
 	t.Run("cancelled half-way, no cluster is left", a.cancelled)
 	t.Run("all green, and with cleanup never the cluster stays", a.green)
+	t.Run("beside the phases it takes no longer than examples/full and 3 seconds", a.overhead)
 	t.Run("an existing cluster, by its kubeconfig", a.existing)
 	t.Run("one check broken on purpose", a.broken)
 	if testing.Short() {
@@ -291,6 +293,68 @@ func (a *actions) green(t *testing.T) {
 		t.Errorf("with the program there the first phase starts after %ss, want 2s at most", m[1])
 	}
 	t.Logf("first phase after %ss; phases %ss; the whole workflow %s", m[1], j.outputs["duration-seconds"], time.Since(began).Round(time.Second))
+}
+
+// beside is what a process took that wrote this report, before the first phase and after the last one.
+func beside(t *testing.T, began, ended time.Time, report string) (before, after time.Duration) {
+	t.Helper()
+	text, err := os.ReadFile(report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r struct {
+		OK             bool
+		Started, Ended time.Time
+		Phases         []struct{ Name string }
+	}
+	if err := json.Unmarshal(text, &r); err != nil {
+		t.Fatalf("%s: %v", report, err)
+	}
+	if !r.OK || len(r.Phases) < 8 || r.Started.Before(began) || r.Ended.After(ended) {
+		t.Fatalf("%s is of %d phases from %s to %s (proven: %t), the process ran from %s to %s", report, len(r.Phases), r.Started, r.Ended, r.OK, began, ended)
+	}
+	return r.Started.Sub(began), ended.Sub(r.Ended)
+}
+
+// The step as the runner starts it, shim and all, and the demo's program prove the same intent in
+// the same cluster. What each takes beside the phases is its own.
+func (a *actions) overhead(t *testing.T) {
+	if !a.clusterIsThere(t, actCluster) {
+		t.Fatal("the cluster of the step before is needed")
+	}
+	dir := t.TempDir()
+	for _, file := range []string{"output", "summary", "state"} {
+		if err := os.WriteFile(filepath.Join(dir, file), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	timed := func(report string, c run.Cmd) (before, after time.Duration) {
+		t.Helper()
+		var log bytes.Buffer
+		c.Dir, c.Stdout, c.Stderr = a.dir, &log, &log
+		began := time.Now()
+		if err := c.Run(t.Context()); err != nil {
+			t.Fatalf("%v\n%s", err, log.String())
+		}
+		return beside(t, began, time.Now(), report)
+	}
+	before, after := timed(filepath.Join(dir, "step", "report.json"), run.Cmd{
+		Argv: []string{"node", "action/shim/main.mjs"},
+		Env: run.Environ("ZEROTRUST_ACTION_BINARY="+a.binary, "GITHUB_WORKSPACE="+a.dir, "RUNNER_TEMP="+dir,
+			"GITHUB_OUTPUT="+filepath.Join(dir, "output"), "GITHUB_STEP_SUMMARY="+filepath.Join(dir, "summary"), "GITHUB_STATE="+filepath.Join(dir, "state"),
+			"INPUT_INTENT=zerotrust.yaml", "INPUT_WORKERS=1", "INPUT_IMAGES=fromsource", "INPUT_CLEANUP=never", "INPUT_REPORT-DIR="+filepath.Join(dir, "step")),
+	})
+	fullBefore, fullAfter := timed(filepath.Join(dir, "full", "report.json"), run.Cmd{
+		Argv: []string{"go", "run", "./examples/full", "--intent", "zerotrust.yaml", "--workers", "1", "--images", "fromsource", "--keep",
+			"--kubeconfig", filepath.Join(dir, "kubeconfig"), "--report-dir", filepath.Join(dir, "full")},
+	})
+	t.Logf("the step: %.2fs before the phases, %.2fs after them; go run ./examples/full: %.2fs and %.2fs", before.Seconds(), after.Seconds(), fullBefore.Seconds(), fullAfter.Seconds())
+	if own := before + after; own > 3*time.Second || own > fullBefore+fullAfter+3*time.Second {
+		t.Errorf("the step takes %s beside its phases, want 3s at most", own)
+	}
+	if before > 2*time.Second {
+		t.Errorf("with the program there the first phase starts after %s, want 2s at most", before)
+	}
 }
 
 // As the one-liner of README has it: the site in a browser too, and nothing left behind.

@@ -261,15 +261,16 @@ func (r *reader) registry(input string) string {
 	if v == "" {
 		return ""
 	}
-	repository, err := name.NewRepository(v)
-	host, _, _ := strings.Cut(v, "/")
-	if err != nil || strings.ContainsAny(v, "@ ") || !strings.ContainsAny(host, ".:") && host != "localhost" {
+	_, err := name.NewRepository(v)
+	bare := strings.TrimSuffix(v, "/")
+	host, _, _ := strings.Cut(bare, "/")
+	elements := strings.Split(bare, "/") // an empty one is an address, or a mistake
+	if err != nil || strings.ContainsAny(v, "@ ") || slices.Contains(elements, "") || strings.HasSuffix(host, ":") || !strings.ContainsAny(host, ".:") && host != "localhost" {
 		// A name without a host would be one of Docker Hub, which hardly anybody means.
 		r.fault(input, "want HOST or HOST/PATH without a tag, such as registry.example:5000/zerotrust; got %s", shown(withoutUser(v)))
 		return ""
 	}
-	_ = repository
-	return strings.TrimSuffix(v, "/")
+	return bare
 }
 
 // withoutUser hides what stands before an @: it may be a password.

@@ -43,45 +43,45 @@ func TestParseInputs(t *testing.T) {
 	}
 }
 
-// malformed is, for each input, a value that it cannot have, and what the fault must say.
-var malformed = map[string][2]string{
-	"intent":       {"a\nb", "line breaks"},
-	"phases":       {"cillium", "cilium, spire"},
-	"cluster-name": {"No Name", "lower-case letters"},
-	"kubeconfig":   {"apiVersion: v1\ntoken: hunter2", "want the path"},
-	"registry":     {"user:hunter2@registry.example", "HOST or HOST/PATH"},
-	"install":      {"please", "true or false"},
-	"workers":      {"two", "1 to 20"},
-	"images":       {"latest", "auto, registry, fromsource"},
-	"mirrors":      {"quay.io", "HOST=MIRROR"},
-	"vault":        {"consul", "vault, openbao"},
-
-	"kubernetes-version": {"1.36", "whole version such as 1.37.2"},
-	"cilium-version":     {"latest", "whole version such as 1.20.2"},
-
-	"timeout":       {"-1m", "such as 90m"},
-	"phase-timeout": {"soon", "such as 90m"},
-	"mutate":        {"yes", "true or false"},
-	"fail-on":       {"error", "not-proven, failed, never"},
-	"cleanup":       {"sometimes", "always, on-success, never"},
-	"reports":       {"pdf", "html, json, junit, markdown"},
-	"report-dir":    {"a\x1b[31m", "control characters"},
-	"summary":       {"1", "true or false"},
-	"annotations":   {"off", "true or false"},
+// malformed are, for each input, what the fault must say and values that it cannot have.
+var malformed = map[string][]string{
+	"intent":             {"line breaks", "a\nb", "a\x00b", "version: 1\nname: x"},
+	"phases":             {"cilium, spire", "cillium", "cilium;spire", "cilium spire", "none", "Cilium", "cilium,*"},
+	"cluster-name":       {"lower-case letters", "No Name", "-a", "a-", "a_b", "a/b", "../a", strings.Repeat("a", 51), "é"},
+	"kubeconfig":         {"want the path", "apiVersion: v1\ntoken: hunter2", "a\x1bb"},
+	"registry":           {"HOST or HOST/PATH", "user:hunter2@registry.example", "team", "registry.example/a:tag", "registry.example/A", "https://registry.example", "registry.example/a b", "registry.example/a@sha256:00", "/a", "registry.example//", "http:/registry.example"},
+	"install":            {"true or false", "please", "1", "yes"},
+	"workers":            {"1 to 20", "two", "0", "21", "-1", "1.5", "1e1", "0x2", "２", "99999999999999999999", "1 2"},
+	"images":             {"auto, registry, fromsource", "latest", "Auto", "auto,registry"},
+	"mirrors":            {"HOST=MIRROR", "quay.io", "=a.example", "quay.io=", "quay.io=https://", "qu ay.io=a.example", "quay.io=a b", "quay.io=A.EXAMPLE/Q"},
+	"vault":              {"vault, openbao", "consul", "Vault"},
+	"kubernetes-version": {"whole version such as 1.37.2", "1.36", "latest", "1.36.x", "1.36.4+k3s1", "1.36.4@sha256:00", "1..4"},
+	"cilium-version":     {"whole version such as 1.20.2", "latest", "1.20", "v", "1.20.2.1"},
+	"timeout":            {"such as 90m", "-1m", "0", "90", "1h-30m", "1d", "9999999h", "NaN"},
+	"phase-timeout":      {"such as 90m", "soon", "0s", "15 m"},
+	"mutate":             {"true or false", "yes", "1", "truefalse", "tRue"},
+	"fail-on":            {"not-proven, failed, never", "error", "Never", "failed,never"},
+	"cleanup":            {"always, on-success, never", "sometimes", "on_success"},
+	"reports":            {"html, json, junit, markdown", "pdf", "html,none", "html json", "../html"},
+	"report-dir":         {"control characters", "a\x1b[31m", "a\nb", "a\x00"},
+	"summary":            {"true or false", "1", "no"},
+	"annotations":        {"true or false", "off", "0"},
 }
 
 func TestEveryMalformedInputIsRefused(t *testing.T) {
 	all := map[string]string{}
 	for _, input := range fieldNames(inputs{}) {
-		bad, ok := malformed[input]
-		if !ok {
+		bad := malformed[input]
+		if len(bad) < 2 {
 			t.Errorf("no malformed value of %s is tried", input)
 			continue
 		}
-		all[input] = bad[0]
-		_, err := parseInputs(given(map[string]string{input: bad[0]}))
-		if err == nil || !strings.Contains(err.Error(), "input "+input+": ") || !strings.Contains(err.Error(), bad[1]) {
-			t.Errorf("%s=%q gives %v, want a fault that says %q", input, bad[0], err, bad[1])
+		all[input] = bad[1]
+		for _, value := range bad[1:] {
+			in, err := parseInputs(given(map[string]string{input: value}))
+			if err == nil || !strings.Contains(err.Error(), "input "+input+": ") || !strings.Contains(err.Error(), bad[0]) {
+				t.Errorf("%s=%q gives %+v, %v, want a fault that says %q", input, value, fieldOf(in, input), err, bad[0])
+			}
 		}
 	}
 	// All at once, and no secret in it.
@@ -93,6 +93,18 @@ func TestEveryMalformedInputIsRefused(t *testing.T) {
 	}
 	if strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("a secret is in %v", err)
+	}
+}
+
+// A version that is one, and cannot be had, is refused with the reason.
+func TestVersionsOutOfRange(t *testing.T) {
+	for input, tt := range map[string][2]string{
+		"kubernetes-version": {"1.32.14", "1.33 or later"},
+		"cilium-version":     {"1.21.0", "removed after 1.20"},
+	} {
+		if _, err := parseInputs(given(map[string]string{input: tt[0]})); err == nil || !strings.Contains(err.Error(), tt[1]) {
+			t.Errorf("%s=%s gives %v", input, tt[0], err)
+		}
 	}
 }
 

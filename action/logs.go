@@ -159,7 +159,7 @@ func (e *export) pods(ctx context.Context) error {
 		}
 		for _, p := range pods.Items {
 			trouble := kube.Trouble(p)
-			fmt.Fprintf(&table, "%s/%s\tnode %s\t%s\t%s\n", printable(p.Namespace), printable(p.Name), printable(p.Spec.NodeName), p.Status.Phase, printable(trouble))
+			fmt.Fprintf(&table, "%s/%s\tnode %s\t%s\t%s\n", printable(p.Namespace), printable(p.Name), printable(p.Spec.NodeName), printable(string(p.Status.Phase)), printable(trouble))
 			for _, c := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
 				if err := e.container(ctx, p, c, trouble != ""); err != nil {
 					all = append(all, err)
@@ -213,8 +213,8 @@ func (e *export) events(ctx context.Context) error {
 		}
 		slices.SortFunc(events.Items, func(a, b corev1.Event) int { return a.LastTimestamp.Compare(b.LastTimestamp.Time) })
 		for _, v := range events.Items {
-			fmt.Fprintf(&b, "%s\t%s\t%s/%s %s\t%s\t%s\n", v.LastTimestamp.UTC().Format(time.RFC3339), v.Type,
-				printable(v.InvolvedObject.Namespace), v.InvolvedObject.Kind, printable(v.InvolvedObject.Name), v.Reason, printable(v.Message))
+			fmt.Fprintf(&b, "%s\t%s\t%s/%s %s\t%s\t%s\n", v.LastTimestamp.UTC().Format(time.RFC3339), printable(v.Type),
+				printable(v.InvolvedObject.Namespace), printable(v.InvolvedObject.Kind), printable(v.InvolvedObject.Name), printable(v.Reason), printable(v.Message))
 		}
 	}
 	return e.write("events.txt", b.String())

@@ -68,6 +68,22 @@ func (e environment) in(path string) string {
 	return filepath.Join(e.workspace, path)
 }
 
+// readable is nil for a file that can be opened and has an end.
+func readable(file string) error {
+	info, err := os.Stat(file)
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is no file (%s)", file, info.Mode())
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
 // decide puts inputs and environment together and reads the files that the inputs name. Its
 // error has all faults.
 func decide(in inputs, e environment) (settings, error) {
@@ -84,10 +100,8 @@ func decide(in inputs, e environment) (settings, error) {
 		s.intent.Name = s.ClusterName
 	}
 	if s.exists {
-		if f, err := os.Open(s.Kubeconfig); err != nil {
+		if err := readable(s.Kubeconfig); err != nil {
 			all = append(all, fmt.Errorf("input kubeconfig: %w", err))
-		} else {
-			_ = f.Close()
 		}
 	} else {
 		s.Kubeconfig = filepath.Join(s.folder, "kubeconfig")

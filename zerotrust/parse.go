@@ -64,11 +64,22 @@ func ParseIntent(name string, text []byte) (Intent, error) {
 	return doc.Intent, nil
 }
 
-// ReadIntent is ParseIntent of a file.
+// mostIntent is how many bytes a file may have: what has no end, as a device, is no intent.
+const mostIntent = 4 << 20
+
+// ReadIntent is ParseIntent of a file of at most 4 MiB.
 func ReadIntent(file string) (Intent, error) {
-	text, err := os.ReadFile(file)
+	f, err := os.Open(file)
 	if err != nil {
 		return Intent{}, fmt.Errorf("reading the intent: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, mostIntent+1))
+	if err != nil {
+		return Intent{}, fmt.Errorf("reading the intent: %w", err)
+	}
+	if len(text) > mostIntent {
+		return Intent{}, fmt.Errorf("reading the intent: %s has more than %d MiB, which is no intent", file, mostIntent>>20)
 	}
 	return ParseIntent(file, text)
 }
