@@ -168,7 +168,8 @@ func (r Result) String() string {
 // Two at once for the same owner and the same list end as one would: whoever comes
 // second finds the entry there. With different lists no entry of others is touched and
 // the last write to each entry stands, so the server may have a mixture of the two
-// lists until one of them is synced again, alone.
+// lists until one of them is synced again, alone. SPIRE deletes by ID alone: only who
+// puts an entry of their own under an ID of the owner's, just then, can lose it.
 //
 // Of the server's entries it holds one page and what differs from want. For each
 // wanted entry it needs about 50 bytes beside the list itself: 5 MB at 100,000. A
