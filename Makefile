@@ -41,6 +41,7 @@ fuzz: ## look for what breaks the parsers, the renderers and the policies
 	$(call fuzzed,zerotrust,FuzzNetworkPolicies)
 	$(call fuzzed,zerotrust/report,FuzzRenderers)
 	$(call fuzzed,zerotrust/probe/prober,FuzzSplit)
+	$(call fuzzed,examples/entries/entryfile,FuzzRead)
 	$(call fuzzed,internal/ciliumjudge,FuzzIntents)
 
 existing: ## the demo installed in a cluster that is there already

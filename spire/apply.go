@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	entryv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/entry/v1"
 	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
 	"golang.org/x/sync/errgroup"
@@ -24,6 +25,7 @@ const maxBatchBytes = 1 << 20
 const errLimit = 5
 
 type syncer struct {
+	conn   grpc.ClientConnInterface
 	client entryv1.EntryClient
 	cfg    SyncConfig
 
@@ -34,7 +36,7 @@ func newSyncer(conn grpc.ClientConnInterface, cfg SyncConfig) (*syncer, error) {
 	if err := validOwner(cfg.Owner); err != nil {
 		return nil, fmt.Errorf("sync SPIRE entries: %w", err)
 	}
-	return &syncer{client: entryv1.NewEntryClient(conn), cfg: cfg}, nil
+	return &syncer{conn: conn, client: entryv1.NewEntryClient(conn), cfg: cfg}, nil
 }
 
 func (s *syncer) event(e Event) {
@@ -44,6 +46,23 @@ func (s *syncer) event(e Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.cfg.OnEvent(e)
+}
+
+// list streams the server's entries into d.
+func (s *syncer) list(ctx context.Context, d *differ) error {
+	n := 0
+	for page, err := range pages(ctx, s.conn, ListConfig{PageSize: s.cfg.PageSize, Retry: s.retry()}) {
+		if err != nil {
+			return err
+		}
+		if err := d.addPage(page); err != nil {
+			return err
+		}
+		if n += page.len(); page.len() > 0 {
+			s.event(Event{Kind: EventListed, Done: n})
+		}
+	}
+	return nil
 }
 
 func (s *syncer) apply(ctx context.Context, plan Plan) (Result, error) {
@@ -76,7 +95,16 @@ func (s *syncer) apply(ctx context.Context, plan Plan) (Result, error) {
 		{EventCreated, plan.Create, s.create},
 		{EventDeleted, plan.Delete, s.delete},
 	}
+	r.Entries = make([]EntryResult, 0, len(plan.Update)+len(plan.Create)+len(plan.Delete)+len(plan.Conflicts))
 	for _, step := range steps {
+		if step.kind == EventDeleted {
+			var held []EntryResult
+			step.changes, held = holdBack(plan.Delete, r.Entries)
+			for _, e := range held {
+				s.event(Event{Kind: EventFailed, Err: e.Err})
+			}
+			r.Entries = append(r.Entries, held...)
+		}
 		r.Entries = append(r.Entries, s.step(ctx, step.kind, step.changes, step.do)...)
 	}
 	for _, c := range plan.Conflicts {
@@ -86,6 +114,35 @@ func (s *syncer) apply(ctx context.Context, plan Plan) (Result, error) {
 	}
 	return r, s.sum(ctx, r)
 }
+
+// holdBack takes from deletes those whose successor could not be had: an entry that was
+// to get the same SPIFFE ID, or to be for the same workloads, and is not there. Whoever
+// has that identity would be left with none.
+func holdBack(deletes []Change, before []EntryResult) (rest []Change, held []EntryResult) {
+	ids := map[spiffeid.ID]bool{}
+	workloads := map[entryKey]bool{}
+	for _, r := range before {
+		if r.Outcome == Failed || r.Outcome == NotDone {
+			ids[r.Entry.SPIFFEID] = true
+			workloads[workload(r.Entry)] = true
+		}
+	}
+	if len(ids) == 0 {
+		return deletes, nil
+	}
+	for _, c := range deletes {
+		if !ids[c.Have.SPIFFEID] && !workloads[workload(c.Have)] {
+			rest = append(rest, c)
+			continue
+		}
+		held = append(held, EntryResult{Entry: c.Have, Outcome: NotDone, Err: fmt.Errorf("%s: kept, as the entry that was to take its place is not there", c.Have)})
+	}
+	return rest, held
+}
+
+// workload is the same for two entries that are for the same workloads, whatever
+// their SPIFFE IDs.
+func workload(e Entry) entryKey { return keyOf(Entry{ParentID: e.ParentID, Selectors: e.Selectors}) }
 
 // sum is one error for all that was not done.
 func (s *syncer) sum(ctx context.Context, r Result) error {
@@ -219,6 +276,10 @@ func (s *syncer) send(ctx context.Context, batch []*types.Entry, results []Entry
 // the same SPIFFE ID, parent and selectors. If that one is ours, an earlier attempt
 // whose answer was lost did the work, or another run of ours; it is brought up to
 // date. If it is not, it stays as it is.
+//
+// Where two runs create one entry in the same moment, a database that several
+// servers share may have one of them fail at the ID alone: AlreadyExists without an
+// entry, or Internal. Then the entry is looked up by that ID.
 func (s *syncer) create(ctx context.Context, entries []*types.Entry) ([]EntryResult, error) {
 	resp, err := s.client.BatchCreateEntry(ctx, &entryv1.BatchCreateEntryRequest{Entries: entries}, grpc.MaxCallRecvMsgSize(maxPageBytes))
 	if err != nil {
@@ -227,15 +288,26 @@ func (s *syncer) create(ctx context.Context, entries []*types.Entry) ([]EntryRes
 	var results []EntryResult
 	for i, got := range resp.GetResults() {
 		r := result(got.GetStatus(), Created)
-		if status.Code(r.Err) == codes.AlreadyExists && i < len(entries) {
-			r = s.alreadyThere(ctx, entries[i], got.GetEntry())
+		if code := status.Code(r.Err); i < len(entries) && (code == codes.AlreadyExists || code == codes.Internal) {
+			r = s.notCreated(ctx, entries[i], got.GetEntry(), r)
 		}
 		results = append(results, r)
 	}
 	return results, nil
 }
 
-func (s *syncer) alreadyThere(ctx context.Context, want, have *types.Entry) EntryResult {
+// notCreated finds out what is there instead of want: have, if the server said so.
+// It is refused if nothing is.
+func (s *syncer) notCreated(ctx context.Context, want, have *types.Entry, refused EntryResult) EntryResult {
+	if have == nil {
+		var err error
+		if have, err = s.client.GetEntry(ctx, &entryv1.GetEntryRequest{Id: want.GetId()}); err != nil {
+			if retryable(status.Code(err)) {
+				refused.Err = err
+			}
+			return refused
+		}
+	}
 	h, err := fromProto(have)
 	if err != nil {
 		return EntryResult{Outcome: Failed, Err: fmt.Errorf("the server says it already exists: %w", err)}
@@ -251,7 +323,12 @@ func (s *syncer) alreadyThere(ctx context.Context, want, have *types.Entry) Entr
 		return EntryResult{Outcome: Created}
 	}
 	w.ID = h.ID
-	results, err := s.update(ctx, []*types.Entry{toProto(w)})
+	return s.one(ctx, toProto(w), s.change)
+}
+
+// one has do see to a single entry.
+func (s *syncer) one(ctx context.Context, e *types.Entry, do func(context.Context, []*types.Entry) ([]EntryResult, error)) EntryResult {
+	results, err := do(ctx, []*types.Entry{e})
 	if err == nil && len(results) != 1 {
 		err = fmt.Errorf("the server answered %d results for 1 entry", len(results))
 	}
@@ -261,7 +338,20 @@ func (s *syncer) alreadyThere(ctx context.Context, want, have *types.Entry) Entr
 	return results[0]
 }
 
+// update: what went since it was listed, by hand or by another run, is made again.
 func (s *syncer) update(ctx context.Context, entries []*types.Entry) ([]EntryResult, error) {
+	results, err := s.change(ctx, entries)
+	for i, r := range results {
+		if status.Code(r.Err) == codes.NotFound && i < len(entries) {
+			results[i] = s.one(ctx, entries[i], s.create)
+		}
+	}
+	return results, err
+}
+
+// change sets the fields that this package knows and leaves alone those that
+// only newer servers have.
+func (s *syncer) change(ctx context.Context, entries []*types.Entry) ([]EntryResult, error) {
 	resp, err := s.client.BatchUpdateEntry(ctx, &entryv1.BatchUpdateEntryRequest{
 		Entries: entries, InputMask: updateMask(), OutputMask: &types.EntryMask{},
 	})

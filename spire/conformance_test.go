@@ -5,14 +5,18 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	bundlev1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/bundle/v1"
 	entryv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/entry/v1"
 	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/org/spire-vault-99-action/spire"
 	"github.com/org/spire-vault-99-action/spire/spiretest"
@@ -44,6 +48,11 @@ func conformance(t *testing.T, conn grpc.ClientConnInterface) {
 		{"creating again what is ours is fine", testCreateAgain},
 		{"hand edits are undone", testDrift},
 		{"names of ours swapped by hand", testSwap},
+		{"federation comes and goes", testFederation},
+		{"what went after the plan is made again", testUpdateGone},
+		{"an entry's ID is taken", testIDTaken},
+		{"an identity stays until its successor is there", testHeldBack},
+		{"two at once", testTwoAtOnce},
 		{"one bad entry does not stop the others", testOneRefused},
 		{"pages and batches", testPages},
 		{"MaxDeletes refuses", testMaxDeletes},
@@ -278,6 +287,122 @@ func testSwap(t *testing.T, s suite) {
 	check(t, "sync", counts(s.sync(t, a, b, c)), "1+ 2~ 0- 0= 0!")
 	check(t, "healed", s.paths(t), "/a /b /c")
 	check(t, "again", counts(s.sync(t, a, b, c)), "0+ 0~ 0- 3= 0!")
+}
+
+func testFederation(t *testing.T, s suite) {
+	var domains []spiffeid.TrustDomain
+	req := &bundlev1.BatchSetFederatedBundleRequest{}
+	for _, name := range []string{"z.test", "a.test"} {
+		domains = append(domains, spiffeid.RequireTrustDomainFromString(name))
+		req.Bundle = append(req.Bundle, &types.Bundle{TrustDomain: name})
+	}
+	resp, err := bundlev1.NewBundleClient(s.conn).BatchSetFederatedBundle(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range resp.Results {
+		check(t, "bundle set: "+r.Status.Message, r.Status.Code, 0)
+	}
+	e := entry("/a")
+	e.FederatesWith = domains
+	s.sync(t, e)
+	check(t, "as created", counts(s.sync(t, e)), "0+ 0~ 0- 1= 0!")
+	e.FederatesWith = domains[1:]
+	check(t, "one less", counts(s.sync(t, e)), "0+ 1~ 0- 0= 0!")
+	check(t, "as updated", counts(s.sync(t, e)), "0+ 0~ 0- 1= 0!")
+	e.FederatesWith = nil
+	check(t, "none", counts(s.sync(t, e)), "0+ 1~ 0- 0= 0!")
+	check(t, "as updated", counts(s.sync(t, e)), "0+ 0~ 0- 1= 0!")
+}
+
+func testUpdateGone(t *testing.T, s suite) {
+	s.sync(t, entry("/a"), entry("/b"))
+	changed := entry("/a")
+	changed.Hint = "h"
+	plan := spire.Diff(s.list(t), []spire.Entry{changed, entry("/b")}, "me")
+	s.sync(t, entry("/b"))
+	r, err := spire.Apply(t.Context(), s.conn, plan, spire.SyncConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(t, "result", counts(r), "1+ 0~ 0- 1= 0!")
+	check(t, "again", counts(s.sync(t, changed, entry("/b"))), "0+ 0~ 0- 2= 0!")
+}
+
+// testIDTaken: somebody gave an entry of Cilium's our ID. A plan made before that
+// meets it at the create.
+func testIDTaken(t *testing.T, s suite) {
+	plan := spire.Diff(nil, []spire.Entry{entry("/a"), entry("/b")}, "me")
+	theirs := s.foreign(t, spire.EntryID("me", entry("/a")), "/identity/44")
+	raw := wire(entry("/a"))
+	raw.Id = theirs.Id
+	answer, err := s.raw().BatchCreateEntry(t.Context(), &entryv1.BatchCreateEntryRequest{Entries: []*types.Entry{raw}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(t, "the server's own answer", codes.Code(answer.Results[0].Status.Code), codes.AlreadyExists)
+	check(t, "an entry with it", answer.Results[0].Entry == nil, true)
+	r, err := spire.Apply(t.Context(), s.conn, plan, spire.SyncConfig{})
+	checkConflict(t, r, err, theirs)
+	r, err = spire.Sync(t.Context(), s.conn, []spire.Entry{entry("/a"), entry("/c")}, spire.SyncConfig{Owner: "me"})
+	if !errors.Is(err, spire.ErrConflict) {
+		t.Errorf("error = %v, want ErrConflict", err)
+	}
+	check(t, "sync", counts(r), "1+ 0~ 1- 0= 1!")
+	check(t, "left", s.paths(t), "/c /identity/44")
+}
+
+func testHeldBack(t *testing.T, s suite) {
+	unknown := []spiffeid.TrustDomain{spiffeid.RequireTrustDomainFromString("unknown.test")}
+	s.sync(t, entry("/a"), entry("/renamed"), entry("/gone"))
+	moved := entry("/a") // for other pods now
+	moved.Selectors = []spire.Selector{{Type: "k8s", Value: "sa:other"}}
+	moved.FederatesWith = unknown
+	renamed := entry("/new-name") // for the same pods as before
+	renamed.Selectors = entry("/renamed").Selectors
+	renamed.FederatesWith = unknown
+	r, err := spire.Sync(t.Context(), s.conn, []spire.Entry{moved, renamed}, spire.SyncConfig{Owner: "me"})
+	if err == nil || !strings.Contains(err.Error(), "kept") {
+		t.Errorf("error = %v, want one that says what was kept", err)
+	}
+	check(t, "result", counts(r), "0+ 0~ 1- 0= 4!")
+	check(t, "not done", r.Count(spire.NotDone), 2)
+	check(t, "left", s.paths(t), "/a /renamed")
+	moved.FederatesWith, renamed.FederatesWith = nil, nil
+	check(t, "later", counts(s.sync(t, moved, renamed)), "2+ 0~ 2- 0= 0!")
+	check(t, "left", s.paths(t), "/a /new-name")
+}
+
+func testTwoAtOnce(t *testing.T, s suite) {
+	var before, want []spire.Entry
+	for i := range 60 {
+		e := entry(fmt.Sprintf("/w%02d", i))
+		if before = append(before, e); i%3 == 0 {
+			continue
+		}
+		if i%3 == 1 {
+			e.Hint = "changed"
+		}
+		want = append(want, e)
+	}
+	s.sync(t, before[:40]...)
+	theirs := s.foreign(t, "", "/theirs")
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			if _, err := spire.Sync(t.Context(), s.conn, want, spire.SyncConfig{Owner: "me", BatchSize: 3, PageSize: 7}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	r := s.sync(t, want...)
+	check(t, "afterwards", counts(r), fmt.Sprintf("0+ 0~ 0- %d= 0!", len(want)))
+	check(t, "of others", r.Plan.Foreign, 1)
+	got, err := s.raw().GetEntry(t.Context(), &entryv1.GetEntryRequest{Id: theirs.Id})
+	if err != nil || !proto.Equal(got, theirs) {
+		t.Errorf("their entry: %v, %v; want %v", got, err, theirs)
+	}
 }
 
 func testOneRefused(t *testing.T, s suite) {

@@ -20,16 +20,17 @@ func Diff(have, want []Entry, owner string) Plan {
 }
 
 // differ takes the server's entries one at a time. It keeps of them only what
-// differs, so a whole table can be streamed through it.
+// differs, so a whole table can be streamed through it. For each wanted entry it
+// holds about 50 bytes.
 type differ struct {
 	owner string
 	want  []Entry
-	ids   []string       // of want
-	byID  map[string]int // index into want
+	keys  []entryKey         // of want
+	byKey map[entryKey]int32 // index into want
 
-	done    []bool        // matched by ID
-	twins   map[int]Entry // foreign entries with the key or the ID of a wanted one
-	spare   []Entry       // the owner's, matched by no ID
+	done    []bool          // matched by ID
+	twins   map[int32]Entry // foreign entries with the key or the ID of a wanted one
+	spare   []Entry         // the owner's, matched by no ID
 	updates []Change
 	refused []Change // invalid or double
 
@@ -40,20 +41,20 @@ func newDiffer(want []Entry, owner string) *differ {
 	d := &differ{
 		owner: owner,
 		want:  want,
-		ids:   make([]string, len(want)),
-		byID:  make(map[string]int, len(want)),
+		keys:  make([]entryKey, len(want)),
+		byKey: make(map[entryKey]int32, len(want)),
 		done:  make([]bool, len(want)),
-		twins: map[int]Entry{},
+		twins: map[int32]Entry{},
 	}
 	for i, w := range want {
-		d.ids[i] = EntryID(owner, w)
-		if first, ok := d.byID[d.ids[i]]; ok {
+		d.keys[i] = keyOf(w)
+		if first, ok := d.byKey[d.keys[i]]; ok {
 			d.refuse(i, Entry{}, fmt.Sprintf("wanted twice: entry %d has the same SPIFFE ID, parent and selectors as entry %d", i, first))
 			continue
 		}
 		// Also what is refused stays known by its ID: a mistake in a wanted entry
 		// must not have the good one on the server deleted.
-		d.byID[d.ids[i]] = i
+		d.byKey[d.keys[i]] = int32(i)
 		if err := Validate(w); err != nil {
 			d.refuse(i, Entry{}, err.Error())
 		}
@@ -63,8 +64,10 @@ func newDiffer(want []Entry, owner string) *differ {
 
 func (d *differ) refuse(i int, have Entry, reason string) {
 	d.done[i] = true
-	d.refused = append(d.refused, Change{Have: have, Want: d.wanted(i, d.ids[i]), Reason: reason})
+	d.refused = append(d.refused, Change{Have: have, Want: d.wanted(i, d.id(i)), Reason: reason})
 }
+
+func (d *differ) id(i int) string { return d.keys[i].id(d.owner) }
 
 // wanted is want[i] as it will be on the server.
 func (d *differ) wanted(i int, id string) Entry {
@@ -74,22 +77,61 @@ func (d *differ) wanted(i int, id string) Entry {
 	return w
 }
 
+func (d *differ) addPage(p page) error {
+	for _, b := range p.raw {
+		if err := d.addRaw(b); err != nil {
+			return err
+		}
+	}
+	for _, e := range p.decoded {
+		h, err := fromProto(e)
+		if err != nil {
+			return err
+		}
+		d.add(h)
+	}
+	return nil
+}
+
+// addRaw takes one entry of the server as it came off the wire. Most are right already:
+// those are not even decoded.
+func (d *differ) addRaw(b []byte) error {
+	if k, ok := keyFromID(rawID(b), d.owner); ok {
+		if i, ok := d.byKey[k]; ok && !d.done[i] && onWire(b, d.want[i]) {
+			d.done[i] = true
+			d.unchanged++
+			return nil
+		}
+	}
+	h, err := fromRaw(b)
+	if err != nil {
+		return err
+	}
+	d.add(h)
+	return nil
+}
+
 // add takes one entry of the server.
 func (d *differ) add(h Entry) {
+	named, byID := int32(0), false
+	if k, ok := keyFromID(h.ID, d.owner); ok {
+		named, byID = d.byKey[k]
+	}
 	if !owned(h, d.owner) {
 		d.foreign++
-		for _, id := range []string{EntryID(d.owner, h), h.ID} {
-			if i, ok := d.byID[id]; ok {
-				d.twins[i] = h
-			}
+		if byID {
+			d.twins[named] = h
+		}
+		if i, ok := d.byKey[keyOf(h)]; ok {
+			d.twins[i] = h
 		}
 		return
 	}
-	switch i, ok := d.byID[h.ID]; {
-	case !ok:
+	switch {
+	case !byID:
 		d.spare = append(d.spare, h)
-	case !d.done[i]: // done: refused
-		d.match(i, h)
+	case !d.done[named]: // done: refused
+		d.match(int(named), h)
 	}
 }
 
@@ -109,23 +151,31 @@ func (d *differ) plan() Plan {
 		// An entry of ours with another ID but with the key of a missing one, made
 		// by hand or by another version: the server would answer a create
 		// with AlreadyExists, so it is kept as it is named.
-		if i, ok := d.byID[EntryID(d.owner, h)]; ok && !d.done[i] {
-			d.match(i, h)
+		if i, ok := d.byKey[keyOf(h)]; ok && !d.done[i] {
+			d.match(int(i), h)
 			continue
 		}
 		p.Delete = append(p.Delete, Change{Have: h})
 	}
+	missing := 0
 	for i := range d.want {
-		switch twin, ok := d.twins[i]; {
-		case d.done[i]:
-		case ok:
+		if twin, ok := d.twins[int32(i)]; ok && !d.done[i] {
 			what := "SPIFFE ID, parent and selectors"
-			if twin.ID == d.ids[i] {
+			if twin.ID == d.id(i) {
 				what = "entry ID"
 			}
 			d.refuse(i, twin, fmt.Sprintf("entry %s of somebody else already has this %s", twin.ID, what))
-		default:
-			p.Create = append(p.Create, Change{Want: d.wanted(i, d.ids[i])})
+		}
+		if !d.done[i] {
+			missing++
+		}
+	}
+	if missing > 0 {
+		p.Create = make([]Change, 0, missing)
+	}
+	for i := range d.want {
+		if !d.done[i] {
+			p.Create = append(p.Create, Change{Want: d.wanted(i, d.id(i))})
 		}
 	}
 	p.Update, p.Conflicts, p.Unchanged = d.updates, d.refused, d.unchanged

@@ -23,6 +23,7 @@ import (
 func TestE2ERealServer(t *testing.T) {
 	real := spiretest.StartReal(t, spiretest.RealConfig{BinDir: binDir(t), TrustDomain: td})
 	conformance(t, real.Conn)
+	t.Run("model", func(t *testing.T) { testModel(t, real) })
 	t.Run("SVID delivered", func(t *testing.T) { testDelivered(t, real) })
 }
 
@@ -93,5 +94,20 @@ func await(ctx context.Context, t *testing.T, client *workloadapi.Client, want b
 			t.Fatalf("SVID delivered: want %v; last seen: %v, %v", want, svid, err)
 		case <-tick.C:
 		}
+	}
+}
+
+// testModel plays scenarios of the model against the real server for a while.
+func testModel(t *testing.T, real *spiretest.Real) {
+	const within = 12 * time.Second
+	w := newWorld(real.Conn)
+	seed := int(time.Now().UnixNano())
+	n := 0
+	defer func() { t.Logf("%d scenarios; the last was of seed %d", n, seed+n) }()
+	for begin := time.Now(); time.Since(begin) < within; n++ {
+		w.play(t, scenarios.Example(seed+n))
+	}
+	if n < 10 {
+		t.Errorf("only %d scenarios in %s", n, within)
 	}
 }

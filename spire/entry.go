@@ -97,13 +97,19 @@ func ParseSelector(s string) (Selector, error) {
 // compares to call two entries similar, so two wanted entries with the same ID
 // could not both be created anyway. A change of any of them makes another
 // entry; since new ones are made before old ones go, no workload is left without.
-func EntryID(owner string, e Entry) string {
-	h := sha256.New()
+func EntryID(owner string, e Entry) string { return keyOf(e).id(owner) }
+
+// entryKey is the hash in an entry's ID: of its SPIFFE ID, parent and selectors. A hundred
+// thousand of them fit where as many IDs would not: the diff holds keys alone.
+type entryKey [20]byte // 160 bits are 32 characters with no padding
+
+var keyText = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567")
+
+func keyOf(e Entry) entryKey {
+	var buf [512]byte // enough for most: no garbage
+	b := buf[:0]
 	part := func(s string) { // length first: no two lists of parts read the same
-		var n [8]byte
-		binary.BigEndian.PutUint64(n[:], uint64(len(s)))
-		h.Write(n[:])
-		h.Write([]byte(s))
+		b = append(binary.BigEndian.AppendUint64(b, uint64(len(s))), s...)
 	}
 	part(e.SPIFFEID.String())
 	part(e.ParentID.String())
@@ -111,8 +117,22 @@ func EntryID(owner string, e Entry) string {
 		part(s.Type)
 		part(s.Value)
 	}
-	sum := h.Sum(nil)[:20] // 160 bits are 32 characters with no padding
-	return ownerName(owner) + "." + strings.ToLower(base32.StdEncoding.EncodeToString(sum))
+	sum := sha256.Sum256(b)
+	return entryKey(sum[:20])
+}
+
+func (k entryKey) id(owner string) string {
+	return ownerName(owner) + "." + keyText.EncodeToString(k[:])
+}
+
+// keyFromID is the key in an ID that EntryID made for owner; false for any other ID.
+func keyFromID(id, owner string) (k entryKey, ok bool) {
+	name := ownerName(owner)
+	if len(id) != len(name)+33 || id[:len(name)] != name || id[len(name)] != '.' {
+		return k, false
+	}
+	_, err := keyText.Decode(k[:], []byte(id[len(name)+1:]))
+	return k, err == nil
 }
 
 func ownerName(owner string) string { return cmp.Or(owner, DefaultOwner) }

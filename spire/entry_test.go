@@ -1,12 +1,16 @@
 package spire
 
 import (
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 )
 
 var td = spiffeid.RequireTrustDomainFromString("demo.local")
@@ -147,4 +151,66 @@ func TestNames(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
+}
+
+func TestOnWireAgreesWithChanged(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	other := spiffeid.RequireTrustDomainFromString("other.test")
+	equal := 0
+	for range 20000 {
+		a := randomEntry(r)
+		b := a
+		for range r.IntN(3) {
+			switch r.IntN(8) {
+			case 0:
+				b = randomEntry(r)
+			case 1:
+				b.X509TTL = time.Duration(r.IntN(2)) * time.Hour
+			case 2:
+				b.JWTTTL = time.Duration(r.IntN(2)) * time.Hour
+			case 3:
+				b.DNSNames = []string{"a", "b"}[:r.IntN(3)]
+			case 4:
+				b.FederatesWith = []spiffeid.TrustDomain{other, td}[:r.IntN(3)]
+			case 5:
+				b.Downstream = r.IntN(2) == 0
+			case 6:
+				b.StoreSVID = r.IntN(2) == 0
+			case 7:
+				b.ExpiresAt = fromUnix(int64(r.IntN(2)) * 1e9)
+			}
+		}
+		want := len(changed(a, b)) == 0
+		if got := onWire(encode(t, toProto(a)), b); got != want {
+			t.Fatalf("onWire = %v, want %v:\n%+v\n%+v", got, want, a, b)
+		}
+		if want {
+			equal++
+		}
+	}
+	if equal < 1000 {
+		t.Errorf("only %d equal pairs: the generator is too wild", equal)
+	}
+	// A server may list a set in another order than it was given: no, but not changed.
+	e := WorkloadEntry(td, "c", "ns", "sa")
+	p := toProto(e)
+	p.Selectors[0], p.Selectors[1] = p.Selectors[1], p.Selectors[0]
+	if h, err := fromProto(p); err != nil || onWire(encode(t, p), e) || changed(h, e) != nil {
+		t.Errorf("selectors in another order: onWire %v, changed %v, %v", onWire(encode(t, p), e), changed(h, e), err)
+	}
+}
+
+// encode is p on the wire, with what only the server sets and fields of a newer one.
+func encode(t *testing.T, p *types.Entry) []byte {
+	t.Helper()
+	p = proto.CloneOf(p)
+	p.RevisionNumber, p.CreatedAt = 7, 1e9
+	b, err := proto.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = protowire.AppendVarint(protowire.AppendTag(b, 99, protowire.VarintType), 1)
+	return protowire.AppendFixed32(protowire.AppendTag(b, 100, protowire.Fixed32Type), 1)
 }

@@ -35,6 +35,23 @@ type ListConfig struct {
 // error the walk ends.
 func Entries(ctx context.Context, conn grpc.ClientConnInterface, cfg ListConfig) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
+		for page, err := range pages(ctx, conn, cfg) {
+			if err != nil {
+				yield(Entry{}, err)
+				return
+			}
+			for e, err := range page.entries() {
+				if !yield(e, err) || err != nil {
+					return
+				}
+			}
+		}
+	}
+}
+
+// pages are the server's entries as they come.
+func pages(ctx context.Context, conn grpc.ClientConnInterface, cfg ListConfig) iter.Seq2[page, error] {
+	return func(yield func(page, error) bool) {
 		req := &entryv1.ListEntriesRequest{PageSize: int32(cfg.PageSize)}
 		if req.PageSize <= 0 {
 			req.PageSize = defaultPageSize
@@ -50,22 +67,23 @@ func Entries(ctx context.Context, conn grpc.ClientConnInterface, cfg ListConfig)
 		}
 		client := entryv1.NewEntryClient(conn)
 		for n := 0; ; {
-			var page *entryv1.ListEntriesResponse
-			err := cfg.Retry.do(ctx, func() (err error) {
-				page, err = client.ListEntries(ctx, req, grpc.MaxCallRecvMsgSize(maxPageBytes))
+			var got page
+			err := cfg.Retry.do(ctx, func() error {
+				resp, err := client.ListEntries(ctx, req, grpc.MaxCallRecvMsgSize(maxPageBytes), grpc.ForceCodecV2(rawCodec{}))
+				if err == nil {
+					got, err = newPage(resp)
+				}
 				return err
 			})
 			if err != nil {
-				yield(Entry{}, fmt.Errorf("list SPIRE entries, after %d of them: %w", n, err))
+				yield(page{}, fmt.Errorf("list SPIRE entries, after %d of them: %w", n, err))
 				return
 			}
-			for _, p := range page.GetEntries() {
-				n++
-				if !yield(fromProto(p)) {
-					return
-				}
+			n += got.len()
+			if !yield(got, nil) {
+				return
 			}
-			if req.PageToken = page.GetNextPageToken(); req.PageToken == "" {
+			if req.PageToken = got.next; req.PageToken == "" {
 				return
 			}
 		}

@@ -58,7 +58,7 @@ func (p Plan) String() string {
 	for _, c := range p.Update {
 		fmt.Fprintf(&b, "~ %s\n", c.Want)
 		for _, f := range c.Fields {
-			fmt.Fprintf(&b, "    %s: %s -> %s\n", f, field(c.Have, f), field(c.Want, f))
+			fmt.Fprintf(&b, "    %s: %s -> %s\n", f, fieldText(c.Have, f), fieldText(c.Want, f))
 		}
 	}
 	for _, c := range p.Delete {
@@ -70,8 +70,8 @@ func (p Plan) String() string {
 	return b.String()
 }
 
-// field is the value of the field that changed calls name.
-func field(e Entry, name string) string {
+// fieldText is the value of the field that changed calls name.
+func fieldText(e Entry, name string) string {
 	switch name {
 	case "SPIFFEID":
 		return e.SPIFFEID.String()

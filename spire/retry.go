@@ -12,7 +12,10 @@ import (
 )
 
 // Retry says how a call is repeated that failed because the server was not there
-// (Unavailable) or had too much to do (ResourceExhausted). Other errors are final.
+// (Unavailable), had too much to do (ResourceExhausted), took too long
+// (DeadlineExceeded) or gave way to another (Aborted). What fails with Internal, as
+// when a proxy between the two resets a stream, is tried three times at most: all
+// calls of this package may be made twice. Other errors are final.
 type Retry struct {
 	// Attempts is how often a call is made at most. Zero is 8; 1 means no retry.
 	Attempts int
@@ -25,15 +28,19 @@ type Retry struct {
 	onWait func(pause time.Duration, err error)
 }
 
+// internalAttempts is how often a call is made that fails with Internal.
+const internalAttempts = 3
+
 // do calls f until it succeeds, fails for good, or the attempts are used up.
 func (r Retry) do(ctx context.Context, f func() error) error {
 	attempts := cmp.Or(r.Attempts, 8)
 	for n := 1; ; n++ {
 		err := f()
-		if err == nil || !retryable(status.Code(err)) {
+		internal := status.Code(err) == codes.Internal
+		if err == nil || !retryable(status.Code(err)) && !internal {
 			return err
 		}
-		if n >= attempts {
+		if n >= attempts || internal && n >= internalAttempts {
 			return fmt.Errorf("given up after %d attempts: %w", n, err)
 		}
 		if ctxErr := r.wait(ctx, n, err); ctxErr != nil {
@@ -61,5 +68,5 @@ func (r Retry) wait(ctx context.Context, n int, why error) error {
 }
 
 func retryable(c codes.Code) bool {
-	return c == codes.Unavailable || c == codes.ResourceExhausted
+	return c == codes.Unavailable || c == codes.ResourceExhausted || c == codes.DeadlineExceeded || c == codes.Aborted
 }

@@ -10,9 +10,12 @@ import (
 	"testing"
 	"time"
 
+	entryv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/entry/v1"
+	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/org/spire-vault-99-action/spire"
 	"github.com/org/spire-vault-99-action/spire/spiretest"
@@ -188,4 +191,71 @@ func TestSyncOfLongEntries(t *testing.T) {
 	if n := server.Calls("BatchCreateEntry"); n < 7 || n > 10 {
 		t.Errorf("%d calls to create about 7 MB, want batches of about 1 MiB", n)
 	}
+}
+
+// A server newer than this client keeps fields that the client does not know.
+func TestSyncKeepsUnknownFields(t *testing.T) {
+	server := spiretest.Start(t, td)
+	s := suite{server.Conn()}
+	e := wire(entry("/a"))
+	e.Id = spire.EntryID("me", entry("/a"))
+	unknown := protowire.AppendString(protowire.AppendTag(nil, 1999, protowire.BytesType), "from the future")
+	e.ProtoReflect().SetUnknown(unknown)
+	if _, err := s.raw().BatchCreateEntry(t.Context(), &entryv1.BatchCreateEntryRequest{Entries: []*types.Entry{e}}); err != nil {
+		t.Fatal(err)
+	}
+	check(t, "nothing to do", counts(s.sync(t, entry("/a"))), "0+ 0~ 0- 1= 0!")
+	changed := entry("/a")
+	changed.Hint = "h"
+	check(t, "updated", counts(s.sync(t, changed)), "0+ 1~ 0- 0= 0!")
+	got, err := s.raw().GetEntry(t.Context(), &entryv1.GetEntryRequest{Id: e.Id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(t, "hint", got.Hint, "h")
+	check(t, "unknown fields", string(got.ProtoReflect().GetUnknown()), string(unknown))
+}
+
+func TestSyncTriesInternalErrorsAgain(t *testing.T) {
+	server := spiretest.Start(t, td)
+	for failures, ok := range map[int]bool{2: true, 3: false} {
+		server.Fail(func(method string, call int) error {
+			if method == "ListEntries" && call <= failures {
+				return status.Error(codes.Internal, "stream terminated by RST_STREAM")
+			}
+			return nil
+		})
+		if _, err := spire.Sync(t.Context(), server.Conn(), nil, spire.SyncConfig{Retry: fast}); (err == nil) != ok {
+			t.Errorf("after %d failures: error = %v, want ok %v", failures, err, ok)
+		}
+	}
+}
+
+// terse answers Internal where an ID is taken, with no entry, as a server does that does
+// not know its database's error for it.
+type terse struct{ grpc.ClientConnInterface }
+
+func (o terse) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	err := o.ClientConnInterface.Invoke(ctx, method, args, reply, opts...)
+	if r, ok := reply.(*entryv1.BatchCreateEntryResponse); ok {
+		for _, result := range r.Results {
+			if result.Status.Code == int32(codes.AlreadyExists) {
+				result.Status.Code, result.Entry = int32(codes.Internal), nil
+			}
+		}
+	}
+	return err
+}
+
+func TestSyncFindsWhatAnotherRunCreated(t *testing.T) {
+	server := spiretest.Start(t, td)
+	s := suite{server.Conn()}
+	plan := spire.Diff(nil, []spire.Entry{entry("/a"), entry("/b")}, "me")
+	s.sync(t, entry("/a"))
+	r, err := spire.Apply(t.Context(), terse{server.Conn()}, plan, spire.SyncConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(t, "result", counts(r), "2+ 0~ 0- 0= 0!")
+	check(t, "on the server", s.paths(t), "/a /b")
 }

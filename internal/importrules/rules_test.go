@@ -70,8 +70,10 @@ var rules = map[string]rule{
 		"spire", "spire/deploy", "cilium", "kindx", "images", "images/fromsource", "internal/..."}, tests: []string{"spire/spiretest", "zerotrust/precinct", "kindx/kindtest"}},
 
 	// Programs. Examples show what others can do, so they see what others see.
-	"action":       {imports: append([]string{"internal/..."}, public...), tests: []string{"kindx/kindtest"}, speaks: true},
-	"examples/...": {imports: append([]string{"examples/..."}, public...), speaks: true},
+	"action":                     {imports: append([]string{"internal/..."}, public...), tests: []string{"kindx/kindtest"}, speaks: true},
+	"examples/...":               {imports: append([]string{"examples/..."}, public...), speaks: true},
+	"examples/entries":           {imports: append([]string{"examples/entries/entryfile"}, public...), tests: []string{"spire/spiretest", "images/fromsource/sourcetest"}, speaks: true},
+	"examples/entries/entryfile": {imports: []string{"spire"}, without: []string{"k8s.io", kind, helm}},
 }
 
 // public is what other modules may import.

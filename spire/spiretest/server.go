@@ -21,6 +21,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	agentv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/agent/v1"
+	bundlev1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/bundle/v1"
 	entryv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/entry/v1"
 	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
 	"google.golang.org/grpc"
@@ -35,6 +36,7 @@ import (
 type Server struct {
 	entryv1.UnimplementedEntryServer
 	agentv1.UnimplementedAgentServer
+	bundlev1.UnimplementedBundleServer
 
 	td   spiffeid.TrustDomain
 	conn *grpc.ClientConn
@@ -43,6 +45,7 @@ type Server struct {
 	nextID int64
 	rows   []row // by row number, as the real one's table
 	agents []*types.Agent
+	known  map[string]bool // the trust domains whose bundles it has
 	calls  map[string]int
 	fail   func(method string, call int) error
 }
@@ -55,11 +58,12 @@ type row struct {
 // Start runs a server for td until the test ends.
 func Start(t testing.TB, td spiffeid.TrustDomain) *Server {
 	t.Helper()
-	s := &Server{td: td, calls: map[string]int{}}
+	s := &Server{td: td, calls: map[string]int{}, known: map[string]bool{}}
 	listener := bufconn.Listen(1 << 20)
 	server := grpc.NewServer(grpc.UnaryInterceptor(s.intercept))
 	entryv1.RegisterEntryServer(server, s)
 	agentv1.RegisterAgentServer(server, s)
+	bundlev1.RegisterBundleServer(server, s)
 	go func() { _ = server.Serve(listener) }() // ends with Stop
 	t.Cleanup(server.Stop)
 
@@ -204,7 +208,7 @@ func (s *Server) create(e *types.Entry) *entryv1.BatchCreateEntryResponse_Result
 		}
 	}
 	if e.Id != "" && s.find(e.Id) >= 0 {
-		return &result{Status: st(codes.Internal, "failed to create entry: datastore-sql: UNIQUE constraint failed: registered_entries.entry_id")}
+		return &result{Status: st(codes.AlreadyExists, "failed to create entry: datastore-sql: UNIQUE constraint failed: registered_entries.entry_id")}
 	}
 	if err := s.federates(e); err != nil {
 		return &result{Status: st(codes.Internal, "failed to create entry: %v", err)}
@@ -357,12 +361,26 @@ func (s *Server) member(p *types.SPIFFEID) error {
 	return nil
 }
 
-// federates: this server knows no other trust domain's bundle.
+// federates: an entry may only name trust domains whose bundles the server has.
 func (s *Server) federates(e *types.Entry) error {
 	for _, td := range e.FederatesWith {
-		return fmt.Errorf("unable to find federated bundle %q", "spiffe://"+td)
+		if !s.known[td] {
+			return fmt.Errorf("unable to find federated bundle %q", "spiffe://"+td)
+		}
 	}
 	return nil
+}
+
+// BatchSetFederatedBundle has the server know the trust domains of the bundles.
+func (s *Server) BatchSetFederatedBundle(_ context.Context, req *bundlev1.BatchSetFederatedBundleRequest) (*bundlev1.BatchSetFederatedBundleResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	resp := &bundlev1.BatchSetFederatedBundleResponse{}
+	for _, b := range req.Bundle {
+		s.known[b.TrustDomain] = true
+		resp.Results = append(resp.Results, &bundlev1.BatchSetFederatedBundleResponse_Result{Status: st(codes.OK, ""), Bundle: b})
+	}
+	return resp, nil
 }
 
 // similar is the server's notion of the same entry.
