@@ -85,6 +85,9 @@ func TestInstall(t *testing.T) {
 		t.Errorf("again: %v", err)
 	}
 	t.Logf("again: %s", time.Since(began).Round(100*time.Millisecond))
+	if _, err := l.installed(phase.Options{VerifyOnly: true}); err != nil {
+		t.Errorf("verified alone: %v", err)
+	}
 
 	other := *l
 	other.cfg.Intent.Name = "another"
