@@ -2,7 +2,7 @@
 # they need; nothing else has to be prepared.
 GO ?= go
 
-.PHONY: demo verify down test unit fuzz existing faults action bench check lint packages
+.PHONY: demo verify down test unit fuzz existing faults action bench bench-short check lint packages
 
 demo: ## a running cluster, proven edge by edge, with the site open
 	$(GO) run ./examples/full --keep
@@ -17,6 +17,7 @@ test: packages ## everything, on the real parts: a cluster is brought up and tak
 	$(GO) vet -tags e2e ./...
 	$(GO) test ./...
 	$(GO) -C internal/ciliumjudge test -count=1 .
+	$(GO) -C internal/bench test -count=1 .
 	$(MAKE) fuzz
 	$(GO) test -tags e2e -count=1 -timeout 20m -p 2 -run '^TestE2E' ./examples/... ./kindx ./images/... ./spire/... ./internal/ghostunnel ./zerotrust/precinct ./zerotrust/probe/prober
 	$(GO) test -tags e2e -count=1 -timeout 80m -v -run '^TestE2E' ./zerotrust
@@ -54,8 +55,13 @@ ACT ?=
 action: ## the GitHub Action in real workflows, as a runner has it: act, host mode, on the real stack
 	ACT=$(ACT) $(GO) test -tags e2e -count=1 -timeout 60m -v -run '^TestE2E' ./action
 
-bench: ## how long each phase takes, and loading an image beside kind's own way
+bench: ## how long each phase takes, loading an image beside kind's own way, and entries beside other programs
 	$(GO) test -tags e2e -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x ./zerotrust
+	$(GO) -C internal/bench run . -out $(BENCHDIR)
+
+BENCHDIR ?= $(CURDIR)/report/bench
+bench-short: ## side by side with other programs, in some minutes; fails on a wrong result, never on time
+	$(GO) -C internal/bench run . -short -out $(BENCHDIR)
 
 check: lint test ## what CI runs
 

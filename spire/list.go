@@ -30,7 +30,7 @@ type ListConfig struct {
 	Retry Retry
 }
 
-// Entries walks the server's entries, oldest first, holding one page at a time. A
+// Entries walks the server's entries, oldest first, holding two pages at a time. A
 // list is no snapshot: what changes while it is read may be seen or not. After an
 // error the walk ends.
 func Entries(ctx context.Context, conn grpc.ClientConnInterface, cfg ListConfig) iter.Seq2[Entry, error] {
@@ -65,27 +65,53 @@ func pages(ctx context.Context, conn grpc.ClientConnInterface, cfg ListConfig) i
 				req.Filter.ByParentId = idToProto(cfg.ParentID)
 			}
 		}
-		client := entryv1.NewEntryClient(conn)
-		for n := 0; ; {
-			var got page
-			err := cfg.Retry.do(ctx, func() error {
-				resp, err := client.ListEntries(ctx, req, grpc.MaxCallRecvMsgSize(maxPageBytes), grpc.ForceCodecV2(rawCodec{}))
-				if err == nil {
-					got, err = newPage(resp)
+		// The next page is on its way while the caller has this one.
+		ctx, cancel := context.WithCancel(ctx)
+		type answer struct {
+			page page
+			err  error
+		}
+		answers := make(chan answer)
+		go func() {
+			defer close(answers)
+			client := entryv1.NewEntryClient(conn)
+			for n := 0; ; {
+				var got page
+				err := cfg.Retry.do(ctx, func() error {
+					resp, err := client.ListEntries(ctx, req, grpc.MaxCallRecvMsgSize(maxPageBytes), grpc.ForceCodecV2(rawCodec{}))
+					if err == nil {
+						got, err = newPage(resp)
+					}
+					return err
+				})
+				if err != nil {
+					err = fmt.Errorf("list SPIRE entries, after %d of them: %w", n, err)
 				}
-				return err
-			})
-			if err != nil {
-				yield(page{}, fmt.Errorf("list SPIRE entries, after %d of them: %w", n, err))
+				n += got.len()
+				select {
+				case answers <- answer{got, err}:
+				case <-ctx.Done():
+					return
+				}
+				if req.PageToken = got.next; err != nil || req.PageToken == "" {
+					return
+				}
+			}
+		}()
+		defer func() { // nothing goes on once the walk has ended
+			cancel()
+			for range answers {
+			}
+		}()
+		last := false
+		for a := range answers {
+			if !yield(a.page, a.err) || a.err != nil {
 				return
 			}
-			n += got.len()
-			if !yield(got, nil) {
-				return
-			}
-			if req.PageToken = got.next; req.PageToken == "" {
-				return
-			}
+			last = a.page.next == ""
+		}
+		if !last { // part of a list must not pass for all of it
+			yield(page{}, fmt.Errorf("list SPIRE entries: %w", context.Cause(ctx)))
 		}
 	}
 }

@@ -171,7 +171,7 @@ func (r Result) String() string {
 // lists until one of them is synced again, alone. SPIRE deletes by ID alone: only who
 // puts an entry of their own under an ID of the owner's, just then, can lose it.
 //
-// Of the server's entries it holds one page and what differs from want. For each
+// Of the server's entries it holds two pages and what differs from want. For each
 // wanted entry it needs about 50 bytes beside the list itself: 5 MB at 100,000. A
 // sync of as many that finds nothing to do stays within 64 MiB above what the list
 // takes, garbage included, which a test holds. Each change that is found costs about

@@ -259,3 +259,29 @@ func TestSyncFindsWhatAnotherRunCreated(t *testing.T) {
 	check(t, "result", counts(r), "2+ 0~ 0- 0= 0!")
 	check(t, "on the server", s.paths(t), "/a /b")
 }
+
+// Part of a list must not pass for all of it, wherever the walk is interrupted.
+func TestEntriesInterrupted(t *testing.T) {
+	server := spiretest.Start(t, td)
+	suite{server.Conn()}.sync(t, entry("/a"), entry("/b"), entry("/c"))
+	interrupt := errors.New("interrupted")
+	for range 50 {
+		for after := range 3 {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			seen, failed := 0, error(nil)
+			for _, err := range spire.Entries(ctx, server.Conn(), spire.ListConfig{PageSize: 1}) {
+				if seen++; err != nil {
+					failed = err
+				}
+				if seen == after+1 {
+					time.Sleep(time.Duration(after) * 100 * time.Microsecond)
+					cancel(interrupt)
+				}
+			}
+			cancel(nil)
+			if failed == nil && seen < 3 {
+				t.Fatalf("after %d entries: the walk ended with %d of 3 and no error", after+1, seen)
+			}
+		}
+	}
+}

@@ -2,6 +2,7 @@ package spiretest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/pem"
 	"fmt"
@@ -31,6 +32,11 @@ type RealConfig struct {
 	TrustDomain spiffeid.TrustDomain
 	// AdminIDs go into the server's admin_ids.
 	AdminIDs []spiffeid.ID
+	// CacheReload is how often the server reads all its entries anew, for its agents. Zero is
+	// a second; with a large table more leaves the server time for other things.
+	CacheReload time.Duration
+	// ServerOnly leaves out the agent.
+	ServerOnly bool
 }
 
 // Real is a server and an agent as processes of this machine. The agent has
@@ -42,6 +48,8 @@ type Real struct {
 	Bundle *x509bundle.Bundle
 	// AgentID is the parent for entries to be delivered.
 	AgentID spiffeid.ID
+	// Datastore is the server's SQLite file. Others may write to it, too.
+	Datastore string
 
 	// ServerAddr is the API over TCP, with mTLS; ServerSocket the API's and AgentSocket
 	// the Workload API's unix socket, as paths.
@@ -54,6 +62,7 @@ type realConfig struct {
 	Dir, JoinToken                            string
 	ServerPort, ServerHealth, AgentHealth     int
 	ServerSocket, AgentSocket, TrustBundlePEM string
+	Datastore                                 string
 }
 
 const serverConf = `
@@ -65,10 +74,10 @@ server {
   socket_path = "{{.ServerSocket}}"
   log_level = "WARN"
   admin_ids = [{{range $i, $id := .AdminIDs}}{{if $i}}, {{end}}"{{$id}}"{{end}}]
-  experimental { cache_reload_interval = "1s" }
+  experimental { cache_reload_interval = "{{.CacheReload}}" }
 }
 plugins {
-  DataStore "sql" { plugin_data { database_type = "sqlite3" connection_string = "{{.Dir}}/server/datastore.sqlite3" } }
+  DataStore "sql" { plugin_data { database_type = "sqlite3" connection_string = "{{.Datastore}}" } }
   KeyManager "disk" { plugin_data { keys_path = "{{.Dir}}/server/keys.json" } }
   NodeAttestor "join_token" { plugin_data {} }
 }
@@ -111,8 +120,9 @@ func StartReal(t testing.TB, cfg RealConfig) *Real {
 			t.Fatal(err)
 		}
 	}
+	cfg.CacheReload = cmp.Or(cfg.CacheReload, time.Second)
 	c := realConfig{
-		RealConfig: cfg, Dir: dir,
+		RealConfig: cfg, Dir: dir, Datastore: filepath.Join(dir, "server", "datastore.sqlite3"),
 		ServerPort: FreePort(t), ServerHealth: FreePort(t), AgentHealth: FreePort(t),
 		ServerSocket: filepath.Join(sockets, "server.sock"), AgentSocket: filepath.Join(sockets, "agent.sock"),
 		TrustBundlePEM: filepath.Join(dir, "bundle.pem"),
@@ -132,6 +142,13 @@ func StartReal(t testing.TB, cfg RealConfig) *Real {
 	if err != nil {
 		t.Fatal(err)
 	}
+	real := &Real{
+		Conn: conn, Bundle: bundle, Datastore: c.Datastore,
+		ServerAddr: fmt.Sprintf("127.0.0.1:%d", c.ServerPort), ServerSocket: c.ServerSocket, AgentSocket: c.AgentSocket,
+	}
+	if cfg.ServerOnly {
+		return real
+	}
 	agents := agentv1.NewAgentClient(conn)
 	token, err := agents.CreateJoinToken(t.Context(), &agentv1.CreateJoinTokenRequest{Ttl: 600})
 	if err != nil {
@@ -144,10 +161,8 @@ func StartReal(t testing.TB, cfg RealConfig) *Real {
 	if err != nil || len(list.Agents) != 1 {
 		t.Fatalf("agents of the server: %v, %v; want one", list, err)
 	}
-	return &Real{
-		Conn: conn, Bundle: bundle, AgentID: spiffeid.RequireFromPath(cfg.TrustDomain, list.Agents[0].Id.Path),
-		ServerAddr: fmt.Sprintf("127.0.0.1:%d", c.ServerPort), ServerSocket: c.ServerSocket, AgentSocket: c.AgentSocket,
-	}
+	real.AgentID = spiffeid.RequireFromPath(cfg.TrustDomain, list.Agents[0].Id.Path)
+	return real
 }
 
 // trustBundle is the trust domain's roots as PEM.

@@ -1,0 +1,315 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"google.golang.org/grpc"
+
+	"github.com/org/spire-vault-99-action/images/fromsource/sourcetest"
+	"github.com/org/spire-vault-99-action/spire"
+	"github.com/org/spire-vault-99-action/spire/spiretest"
+)
+
+const (
+	owner             = "bench"
+	spireVersion      = "1.13.3"
+	controllerVersion = "0.6.3"
+)
+
+var td = spiffeid.RequireTrustDomainFromString("demo.local")
+
+// wanted are n entries below one node alias, a hundred to a namespace.
+func wanted(n int) []spire.Entry {
+	want := make([]spire.Entry, n)
+	for i := range want {
+		want[i] = spire.WorkloadEntry(td, "c1", fmt.Sprintf("ns-%d", i/100), fmt.Sprintf("sa-%d", i%100))
+	}
+	return want
+}
+
+// edited is want with another hint on each hundredth.
+func edited(want []spire.Entry) []spire.Entry {
+	changed := make([]spire.Entry, len(want))
+	copy(changed, want)
+	for i := 0; i < len(changed); i += 100 {
+		changed[i].Hint = fmt.Sprintf("edit-%d", time.Now().UnixNano())
+	}
+	return changed
+}
+
+type entriesBench struct {
+	config
+	bin        string // the folder of spire-server
+	controller string // spire-controller-manager
+}
+
+// entries measures creation, with all ways on servers of their own, and what a sync of a
+// large table costs where nothing or little is to do.
+func entries(ctx context.Context, c config) ([]Table, error) {
+	b := entriesBench{config: c, bin: os.Getenv("SPIRE_BIN_DIR")}
+	err := within(ctx, c.log, func(t testing.TB) (err error) {
+		if b.bin == "" {
+			b.bin = sourcetest.Binaries(t, sourcetest.File{Image: "ghcr.io/spiffe/spire-server:" + spireVersion, Path: "/opt/spire/bin/spire-server"})
+		}
+		b.controller, err = buildController(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(filepath.Dir(b.controller))
+	sizes, large := []int{1000, 5000, 10000}, 100_000
+	if c.short {
+		sizes = []int{1000, 2000}
+	}
+	created, err := b.created(ctx, sizes)
+	tables := []Table{created}
+	if err != nil {
+		return tables, err
+	}
+	kept, err := b.kept(ctx, large)
+	return append(tables, kept), err
+}
+
+// server runs a SPIRE server for as long as f does.
+func (b entriesBench) server(ctx context.Context, f func(testing.TB, *spiretest.Real) error) error {
+	return within(ctx, b.log, func(t testing.TB) error {
+		return f(t, spiretest.StartReal(t, spiretest.RealConfig{
+			BinDir: b.bin, TrustDomain: td, ServerOnly: true,
+			// No agents are served here; at the default the server would spend its time reading
+			// the table anew.
+			CacheReload: time.Hour,
+		}))
+	})
+}
+
+// setting is how a bare loop of calls writes.
+type setting struct{ batch, parallel, conns int }
+
+func (s setting) String() string {
+	return fmt.Sprintf("bare RPC, %d a call, %d at a time, %d conn", s.batch, s.parallel, s.conns)
+}
+
+// settings are the loops that are tried; the best of them is the limit.
+var settings = []setting{{100, 1, 1}, {50, 2, 1}, {100, 4, 1}, {20, 4, 1}, {20, 8, 4}}
+
+func (b entriesBench) settings() []setting {
+	if b.short {
+		return []setting{settings[0], settings[2], settings[4]}
+	}
+	return settings
+}
+
+// measure keeps the best of b.repeat runs in row.
+func (b entriesBench) measure(row *Row, once func() (time.Duration, string, error)) error {
+	took, wrong, err := once()
+	if err != nil {
+		return fmt.Errorf("%s of %d, %s: %w", row.What, row.Size, row.Way, err)
+	}
+	if s := took.Seconds(); row.Seconds == 0 || s < row.Seconds {
+		row.Seconds = s
+	}
+	if wrong != "" {
+		row.Wrong = "WRONG: " + wrong
+	}
+	b.log("%s %d: %s: %.2f s %s", row.What, row.Size, row.Way, took.Seconds(), wrong)
+	return nil
+}
+
+func (b entriesBench) created(ctx context.Context, sizes []int) (Table, error) {
+	table := Table{
+		Name: "entries-created", Title: "Entries created on an empty server",
+		Versions: []string{"SPIRE " + spireVersion + " on SQLite", "spire-controller-manager " + controllerVersion},
+		Notes: []string{
+			fmt.Sprintf("Each run has a new server; the best of %d counts. The limit is the best bare loop of that size.", b.repeat),
+			"spire-controller-manager runs in static mode, from one manifest per entry; its time begins with the first entry on the server.",
+		},
+	}
+	settings := b.settings()
+	for _, n := range sizes {
+		want := wanted(n)
+		type way struct {
+			name string
+			once func(context.Context, testing.TB, *spiretest.Real) (time.Duration, error)
+		}
+		var ways []way
+		for _, s := range settings {
+			ways = append(ways, way{s.String(), func(ctx context.Context, t testing.TB, real *spiretest.Real) (time.Duration, error) {
+				return bareCreate(ctx, t, real, want, s)
+			}})
+		}
+		ways = append(ways,
+			way{"spire.Sync", func(ctx context.Context, _ testing.TB, real *spiretest.Real) (time.Duration, error) {
+				r, err := spire.Sync(ctx, real.Conn, want, spire.SyncConfig{Owner: owner})
+				return r.Took, err
+			}},
+			way{"spire-server entry create", func(ctx context.Context, t testing.TB, real *spiretest.Real) (time.Duration, error) {
+				return b.cli(ctx, t, real, want)
+			}},
+			way{"spire-controller-manager", func(ctx context.Context, t testing.TB, real *spiretest.Real) (time.Duration, error) {
+				return b.reconcile(ctx, t, real, want)
+			}})
+		rows := make([]Row, len(ways))
+		for range b.repeat { // one of each in turn, so that what else the machine does befalls all
+			for i, w := range ways {
+				rows[i].What, rows[i].Size, rows[i].Way = "create", n, w.name
+				err := b.server(ctx, func(t testing.TB, real *spiretest.Real) error {
+					return b.measure(&rows[i], func() (time.Duration, string, error) {
+						took, err := w.once(ctx, t, real)
+						if err != nil {
+							return took, "", err
+						}
+						return took, missing(ctx, real.Conn, want), nil
+					})
+				})
+				if err != nil {
+					return table, err
+				}
+			}
+		}
+		best := 0
+		for i := range settings {
+			if rows[i].Seconds < rows[best].Seconds {
+				best = i
+			}
+		}
+		rows[best].Limit = true
+		settings = bestOf(settings, rows, 3) // larger ones are measured with these alone
+		table.Rows = append(table.Rows, rows...)
+	}
+	return table, nil
+}
+
+// bestOf are the n settings with the least time; rows begin with one for each.
+func bestOf(settings []setting, rows []Row, n int) []setting {
+	order := make([]int, len(settings))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(rows[a].Seconds, rows[b].Seconds) })
+	var best []setting
+	for _, i := range order[:min(n, len(order))] {
+		best = append(best, settings[i])
+	}
+	return best
+}
+
+// missing says how the server's entries are not want, whatever their IDs.
+func missing(ctx context.Context, conn grpc.ClientConnInterface, want []spire.Entry) string {
+	left := map[string]bool{}
+	for _, e := range want {
+		left[spire.EntryID("", e)] = true
+	}
+	extra := 0
+	for e, err := range spire.Entries(ctx, conn, spire.ListConfig{}) {
+		if err != nil {
+			return err.Error()
+		}
+		if id := spire.EntryID("", e); left[id] {
+			delete(left, id)
+		} else {
+			extra++
+		}
+	}
+	if len(left)+extra > 0 {
+		return fmt.Sprintf("%d entries are missing, %d too many", len(left), extra)
+	}
+	return ""
+}
+
+// kept measures a table of n: listing it is the limit.
+func (b entriesBench) kept(ctx context.Context, n int) (Table, error) {
+	table := Table{
+		Name: "entries-kept", Title: "A large table kept equal to a list",
+		Versions: []string{"SPIRE " + spireVersion + " on SQLite"},
+		Notes: []string{
+			"The limit is to list all entries with bare calls and to drop them and, where 1 % changed, to write those with the best bare loop.",
+			"MiB is the peak of the heap above what the wanted list takes, garbage included, of the process that syncs.",
+			"The table is put into the server's database beforehand: the server creates the slower the more there is, see the other table.",
+		},
+	}
+	want := wanted(n)
+	err := b.server(ctx, func(t testing.TB, real *spiretest.Real) error {
+		if err := seed(ctx, real.Datastore, want); err != nil {
+			return err
+		}
+		list := Row{What: "nothing to do", Size: n, Way: "bare RPC, ListEntries", Limit: true}
+		noop := Row{What: "nothing to do", Size: n, Way: "spire.Sync"}
+		bare := Row{What: "1 % changed", Size: n, Limit: true}
+		sync := Row{What: "1 % changed", Size: n, Way: "spire.Sync"}
+		for range b.repeat + 1 { // once more: the first also warms the database
+			for _, size := range []int32{1000, 5000} {
+				err := b.measure(&list, func() (time.Duration, string, error) {
+					begin := time.Now()
+					got, err := bareList(ctx, real.Conn, size)
+					return time.Since(begin), not(got == n, "%d entries listed", got), err
+				})
+				if err != nil {
+					return err
+				}
+			}
+			err := b.measure(&noop, func() (time.Duration, string, error) {
+				var r spire.Result
+				var err error
+				noop.MemoryMiB = max(noop.MemoryMiB, peak(func() { r, err = spire.Sync(ctx, real.Conn, want, spire.SyncConfig{Owner: owner}) }))
+				return r.Took, not(len(r.Entries) == 0 && r.Plan.Unchanged == n, "%s", r), err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		if noop.Wrong == "" {
+			noop.Wrong = touched(ctx, real.Conn)
+		}
+		for range b.repeat {
+			for _, s := range b.settings() {
+				way := Row{What: bare.What, Size: n, Way: "ListEntries and " + s.String()}
+				err := b.measure(&way, func() (time.Duration, string, error) {
+					changed := edited(want)
+					begin := time.Now()
+					if _, err := bareList(ctx, real.Conn, 1000); err != nil {
+						return 0, "", err
+					}
+					err := bareUpdate(ctx, t, real, changed, s)
+					return time.Since(begin), "", err
+				})
+				if err != nil {
+					return err
+				}
+				if bare.Seconds == 0 || way.Seconds < bare.Seconds {
+					bare.Way, bare.Seconds = way.Way, way.Seconds
+				}
+			}
+			err := b.measure(&sync, func() (time.Duration, string, error) {
+				changed := edited(want)
+				var r spire.Result
+				var err error
+				sync.MemoryMiB = max(sync.MemoryMiB, peak(func() { r, err = spire.Sync(ctx, real.Conn, changed, spire.SyncConfig{Owner: owner}) }))
+				return r.Took, not(r.Count(spire.Updated) == n/100 && len(r.Entries) == n/100, "%s", r), err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		table.Rows = []Row{list, noop, bare, sync}
+		runtime.KeepAlive(want)
+		return nil
+	})
+	return table, err
+}
+
+func not(ok bool, format string, args ...any) string {
+	if ok {
+		return ""
+	}
+	return fmt.Sprintf(format, args...)
+}
