@@ -237,7 +237,10 @@ func (b entriesBench) reconcile(ctx context.Context, t testing.TB, real *spirete
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	defer func() { stop(); <-ended }()
+	defer func() {
+		stop()
+		_ = <-ended // it is killed
+	}()
 
 	var first time.Time
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -269,7 +272,7 @@ func seed(ctx context.Context, file string, entries []spire.Entry) (err error) {
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
