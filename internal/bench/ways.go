@@ -235,11 +235,15 @@ func (b entriesBench) reconcile(ctx context.Context, t testing.TB, real *spirete
 		stop()
 		return 0, err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan struct{})
+	var endErr error // once ended is closed
+	go func() {
+		endErr = cmd.Wait()
+		close(ended)
+	}()
 	defer func() {
 		stop()
-		_ = <-ended // it is killed
+		<-ended
 	}()
 
 	var first time.Time
@@ -258,9 +262,8 @@ func (b entriesBench) reconcile(ctx context.Context, t testing.TB, real *spirete
 			return time.Since(first), nil
 		}
 		select {
-		case err := <-ended:
-			ended <- err
-			return 0, fmt.Errorf("spire-controller-manager ended with %d of %d entries: %w: %s", n, len(want), err, output.Bytes())
+		case <-ended:
+			return 0, fmt.Errorf("spire-controller-manager ended with %d of %d entries: %w: %s", n, len(want), endErr, output.Bytes())
 		case <-tick.C:
 		}
 	}
