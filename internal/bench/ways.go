@@ -235,9 +235,16 @@ func (b entriesBench) reconcile(ctx context.Context, t testing.TB, real *spirete
 		stop()
 		return 0, err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	defer func() { stop(); <-ended }()
+	ended := make(chan struct{})
+	var endErr error // once ended is closed
+	go func() {
+		endErr = cmd.Wait()
+		close(ended)
+	}()
+	defer func() {
+		stop()
+		<-ended
+	}()
 
 	var first time.Time
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -255,9 +262,8 @@ func (b entriesBench) reconcile(ctx context.Context, t testing.TB, real *spirete
 			return time.Since(first), nil
 		}
 		select {
-		case err := <-ended:
-			ended <- err
-			return 0, fmt.Errorf("spire-controller-manager ended with %d of %d entries: %w: %s", n, len(want), err, output.Bytes())
+		case <-ended:
+			return 0, fmt.Errorf("spire-controller-manager ended with %d of %d entries: %w: %s", n, len(want), endErr, output.Bytes())
 		case <-tick.C:
 		}
 	}
@@ -269,7 +275,7 @@ func seed(ctx context.Context, file string, entries []spire.Entry) (err error) {
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
