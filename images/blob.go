@@ -70,14 +70,14 @@ func (c *Cache) writeBlob(ctx context.Context, digest v1.Hash, size int64, open 
 type storedLayer struct {
 	desc   v1.Descriptor
 	diffID v1.Hash
-	path   string
+	open   func(v1.Hash) (io.ReadCloser, error)
 }
 
 func (l *storedLayer) Digest() (v1.Hash, error)            { return l.desc.Digest, nil }
 func (l *storedLayer) DiffID() (v1.Hash, error)            { return l.diffID, nil }
 func (l *storedLayer) Size() (int64, error)                { return l.desc.Size, nil }
 func (l *storedLayer) MediaType() (types.MediaType, error) { return l.desc.MediaType, nil }
-func (l *storedLayer) Compressed() (io.ReadCloser, error)  { return os.Open(l.path) }
+func (l *storedLayer) Compressed() (io.ReadCloser, error)  { return l.open(l.desc.Digest) }
 func (l *storedLayer) Descriptor() (*v1.Descriptor, error) { return l.desc.DeepCopy(), nil }
 
 // contextReader stops a copy when ctx ends.

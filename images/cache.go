@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -350,10 +351,10 @@ func (c *Cache) editIndex(ctx context.Context, edit func(*v1.IndexManifest)) err
 	return writeFileAtomic(filepath.Join(c.dir, "index.json"), raw)
 }
 
-// storedImage is an image in the cache, its manifest and config in memory and its
-// layers on disk. It does not depend on index.json any more.
+// storedImage is an image on disk, in the cache or elsewhere, its manifest and config
+// in memory. It does not depend on index.json any more.
 type storedImage struct {
-	cache       *Cache
+	open        func(v1.Hash) (io.ReadCloser, error) // of a layer
 	desc        v1.Descriptor
 	rawManifest []byte
 	rawConfig   []byte
@@ -382,7 +383,7 @@ func (c *Cache) openImage(desc v1.Descriptor) (v1.Image, error) {
 
 // readImage reads manifest and config and checks both against their digests.
 func (c *Cache) readImage(desc v1.Descriptor) (*storedImage, error) {
-	img := &storedImage{cache: c, desc: desc}
+	img := &storedImage{desc: desc, open: func(h v1.Hash) (io.ReadCloser, error) { return os.Open(c.blobPath(h)) }}
 	var err error
 	if img.rawManifest, err = c.readBlob(desc); err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
@@ -433,7 +434,7 @@ func (s *storedImage) LayerByDigest(h v1.Hash) (partial.CompressedLayer, error) 
 		if d.Digest != h {
 			continue
 		}
-		l := &storedLayer{desc: d, path: s.cache.blobPath(h)}
+		l := &storedLayer{desc: d, open: s.open}
 		// blobs starts with the config, which has no diff ID.
 		if i > 0 && len(s.config.RootFS.DiffIDs) == len(s.manifest.Layers) {
 			l.diffID = s.config.RootFS.DiffIDs[i-1]

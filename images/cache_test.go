@@ -34,6 +34,8 @@ func TestMain(m *testing.M) {
 		os.Exit(childPutOnFullDisk(os.Getenv("IMAGES_TEST_DIR")))
 	case "docker":
 		os.Exit(childDocker(os.Args[1:], os.Getenv("IMAGES_TEST_DIR")))
+	case "engine":
+		os.Exit(childEngine(os.Args[1:], os.Getenv("IMAGES_TEST_DIR")))
 	case "put-many":
 		os.Exit(childPutMany(os.Getenv("IMAGES_TEST_DIR")))
 	}

@@ -18,18 +18,25 @@ func (c ctr) argv(args ...string) []string {
 	return append([]string{"ctr", "--namespace", c.namespace}, args...)
 }
 
-func (c ctr) checkArgv(images []wantedImage) []string {
-	argv := c.argv(c.withSnapshotter("images", "check")...)
-	for _, w := range images {
-		argv = append(argv, fmt.Sprintf("name==%q", w.name)) // containerd's filter syntax
-	}
-	return argv
+// checkArgv asks for the images that fit any of the filters.
+func (c ctr) checkArgv(filters []string) []string {
+	return append(c.argv(c.withSnapshotter("images", "check")...), filters...)
 }
 
-func (c ctr) importArgv() []string {
+// Filters in containerd's syntax.
+func nameIs(name string) string     { return fmt.Sprintf("name==%q", name) }
+func targetIs(digest string) string { return fmt.Sprintf("target.digest==%q", digest) }
+
+// importArgv is for a stream of images; with a platform, for one that has indexes of
+// which that platform's images alone are there.
+func (c ctr) importArgv(platform string) []string {
 	// Without --all-platforms, the layers of an image whose manifest names no
-	// platform would not be marked as used.
-	args := c.withSnapshotter("images", "import", "--all-platforms")
+	// platform would not be marked as used. With it, nothing of an index may be missing.
+	which := []string{"--all-platforms"}
+	if platform != "" {
+		which = []string{"--platform", platform}
+	}
+	args := c.withSnapshotter(append([]string{"images", "import"}, which...)...)
 	if c.snapshotter != "" {
 		// containerd's own import (the transfer service) unpacks with the snapshotters
 		// in its configuration alone, and fails for any other.
@@ -58,6 +65,14 @@ func (c ctr) blobs(ctx context.Context, n Node) (map[string]bool, error) {
 	return have, nil
 }
 
+// tag gives an image of the node more names, and takes them from others.
+func (c ctr) tag(ctx context.Context, n Node, from string, to []string) error {
+	if err := n.Exec(ctx, nil, nil, c.argv(append([]string{"images", "tag", "--force", from}, to...)...)...); err != nil {
+		return fmt.Errorf("name image %s %s: %w", from, strings.Join(to, " "), err)
+	}
+	return nil
+}
+
 // imageState is an image as the node has it.
 type imageState struct {
 	digest             string
@@ -65,11 +80,14 @@ type imageState struct {
 	line               string // as ctr printed it
 }
 
-// check returns the state of those images, by name, that the node lists. What was
-// understood is returned beside an error too.
-func (c ctr) check(ctx context.Context, n Node, images []wantedImage) (map[string]imageState, error) {
+// usable is true for one that a pod can be started from.
+func (s imageState) usable() bool { return s.complete && s.unpacked }
+
+// check returns the state, by name, of the images on the node that fit any of the
+// filters. What was understood is returned beside an error too.
+func (c ctr) check(ctx context.Context, n Node, filters []string) (map[string]imageState, error) {
 	var out bytes.Buffer
-	err := n.Exec(ctx, nil, &out, c.checkArgv(images)...)
+	err := n.Exec(ctx, nil, &out, c.checkArgv(filters)...)
 	if err != nil {
 		err = fmt.Errorf("check its images: %w", err)
 	}
@@ -92,18 +110,23 @@ func parseCheck(table string) map[string]imageState {
 }
 
 // load runs the import and feeds it what write writes.
-func (c ctr) load(ctx context.Context, n Node, write func(io.Writer) error) error {
+func (c ctr) load(ctx context.Context, n Node, platform string, write func(io.Writer) error) error {
 	stdin := newFeed(write)
-	err := n.Exec(ctx, stdin, nil, c.importArgv()...)
+	err := n.Exec(ctx, stdin, nil, c.importArgv(platform)...)
 	// The cause goes before its consequence, an import that was cut short.
 	if cause := stdin.close(); cause != nil {
-		return cause
+		return sourceError{cause}
 	}
 	if err != nil {
 		return fmt.Errorf("import the images: %w", err)
 	}
 	return nil
 }
+
+// sourceError is one of what is sent, not of where it goes.
+type sourceError struct{ error }
+
+func (e sourceError) Unwrap() error { return e.error }
 
 // feed is a command's stdin, made by a func that writes.
 type feed struct {

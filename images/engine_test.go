@@ -131,7 +131,7 @@ func TestLoadEngine(t *testing.T) {
 			// The same layer twice is one file in the archive.
 			img := testImage(t, comp, "one", "two", "one")
 			c := openTestCache(t)
-			image := NamedImage{"kindest/node:v1.37.2@" + digestOf(t, img).String(), mustPut(t, c, "k", img)}
+			image := NamedImage{Ref: "kindest/node:v1.37.2@" + digestOf(t, img).String(), Image: mustPut(t, c, "k", img)}
 			for range 2 {
 				if err := LoadEngine(t.Context(), image, cfg); err != nil {
 					t.Fatal(err)
@@ -144,7 +144,7 @@ func TestLoadEngine(t *testing.T) {
 				t.Errorf("events %q", events)
 			}
 			// Another image under the name.
-			if err := LoadEngine(t.Context(), NamedImage{"kindest/node:v1.37.2", testImage(t, comp, "changed")}, cfg); err != nil {
+			if err := LoadEngine(t.Context(), NamedImage{Ref: "kindest/node:v1.37.2", Image: testImage(t, comp, "changed")}, cfg); err != nil {
 				t.Fatal(err)
 			}
 			if n := loads(t, dir); n != 2 {
@@ -157,7 +157,7 @@ func TestLoadEngine(t *testing.T) {
 func TestLoadEngineWithContainerdStore(t *testing.T) {
 	cfg, dir := fakeEngine(t)
 	writeFile(t, filepath.Join(dir, "containerd-store"), "")
-	if err := LoadEngine(t.Context(), NamedImage{"a/b:v1", testImage(t, Gzip, "x")}, cfg); err != nil {
+	if err := LoadEngine(t.Context(), NamedImage{Ref: "a/b:v1", Image: testImage(t, Gzip, "x")}, cfg); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -171,12 +171,12 @@ func TestLoadEngineFailures(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			cfg, dir := fakeEngine(t)
 			writeFile(t, filepath.Join(dir, what), "")
-			wantError(t, LoadEngine(t.Context(), NamedImage{"a/b:v1", img}, cfg), want...)
+			wantError(t, LoadEngine(t.Context(), NamedImage{Ref: "a/b:v1", Image: img}, cfg), want...)
 		})
 	}
-	wantError(t, LoadEngine(t.Context(), NamedImage{"a/b:v1", img}, LoadConfig{Engine: "no-such-engine"}), "no-such-engine", "executable file not found")
-	wantError(t, LoadEngine(t.Context(), NamedImage{"a/b", img}, LoadConfig{}), "latest")
-	wantError(t, LoadEngine(t.Context(), NamedImage{"a/b@" + digestOf(t, img).String(), img}, LoadConfig{}), "under a tag alone")
+	wantError(t, LoadEngine(t.Context(), NamedImage{Ref: "a/b:v1", Image: img}, LoadConfig{Engine: "no-such-engine"}), "no-such-engine", "executable file not found")
+	wantError(t, LoadEngine(t.Context(), NamedImage{Ref: "a/b", Image: img}, LoadConfig{}), "latest")
+	wantError(t, LoadEngine(t.Context(), NamedImage{Ref: "a/b@" + digestOf(t, img).String(), Image: img}, LoadConfig{}), "under a tag alone")
 	wantError(t, LoadEngine(t.Context(), NamedImage{Ref: "a/b:v1"}, LoadConfig{}), "Image is nil")
 
 	// The image's content is gone: that is the cause told.
@@ -186,7 +186,7 @@ func TestLoadEngineFailures(t *testing.T) {
 	if err := c.Prune(func(string) bool { return false }); err != nil {
 		t.Fatal(err)
 	}
-	err := LoadEngine(t.Context(), NamedImage{"a/b:v1", stored}, cfg)
+	err := LoadEngine(t.Context(), NamedImage{Ref: "a/b:v1", Image: stored}, cfg)
 	if !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,6 +37,8 @@ type fakeNode struct {
 	afterList   func()       // runs once, after content was listed
 	afterImport func()       // runs after each import
 	failImport  func() error // runs instead of reading the tar
+	failTag     func() error // runs instead of tagging
+	uname       string       // default: this machine's
 	noCtr       bool
 }
 
@@ -58,6 +61,10 @@ func (n *fakeNode) Exec(ctx context.Context, stdin io.Reader, stdout io.Writer, 
 	if stdout == nil {
 		stdout = io.Discard
 	}
+	if slices.Equal(argv, []string{"uname", "-m"}) {
+		fmt.Fprintln(stdout, n.machine())
+		return nil
+	}
 	if len(argv) < 5 || !slices.Equal(argv[:3], []string{"ctr", "--namespace", "k8s.io"}) {
 		return fmt.Errorf("unknown command %q", argv)
 	}
@@ -77,17 +84,29 @@ func (n *fakeNode) Exec(ctx context.Context, stdin io.Reader, stdout io.Writer, 
 	case "images check":
 		return n.check(stdout, args)
 	case "images import":
-		if !slices.Equal(args, []string{"--all-platforms", "-"}) {
+		platform := ""
+		switch {
+		case slices.Equal(args, []string{"--all-platforms", "-"}):
+		case len(args) == 3 && args[0] == "--platform" && args[2] == "-":
+			platform = args[1]
+		default:
 			return fmt.Errorf("unknown arguments %q", argv)
 		}
 		if n.failImport != nil {
 			return n.failImport()
 		}
-		if err := n.load(stdin); err != nil {
+		if err := n.load(stdin, platform); err != nil {
 			return fmt.Errorf("ctr: %w", err)
 		}
 		if n.afterImport != nil {
 			n.afterImport()
+		}
+		return nil
+	case "images tag":
+		return n.tag(args)
+	case "images rm":
+		for _, name := range slices.DeleteFunc(slices.Clone(args), func(a string) bool { return a == "--sync" }) {
+			delete(n.images, name)
 		}
 		return nil
 	}
@@ -97,13 +116,15 @@ func (n *fakeNode) Exec(ctx context.Context, stdin io.Reader, stdout io.Writer, 
 func (n *fakeNode) check(stdout io.Writer, filters []string) error {
 	var names []string
 	for _, f := range filters {
-		quoted, ok := strings.CutPrefix(f, "name==")
-		name, err := strconv.Unquote(quoted)
-		if !ok || err != nil {
+		field, quoted, ok := strings.Cut(f, "==")
+		value, err := strconv.Unquote(quoted)
+		if !ok || err != nil || (field != "name" && field != "target.digest") {
 			return fmt.Errorf("ctr: parse error: [%s]: invalid argument", f)
 		}
-		if _, ok := n.images[name]; ok {
-			names = append(names, name)
+		for name, digest := range n.images {
+			if (field == "name" && name == value || field == "target.digest" && digest == value) && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
 		}
 	}
 	if len(names) == 0 {
@@ -133,11 +154,50 @@ func (n *fakeNode) check(stdout io.Writer, filters []string) error {
 	return nil
 }
 
-// children returns config and layers of a manifest in the store.
+func (n *fakeNode) machine() string {
+	if n.uname != "" {
+		return n.uname
+	}
+	return map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]
+}
+
+// tag is ctr images tag.
+func (n *fakeNode) tag(args []string) error {
+	if n.failTag != nil {
+		return n.failTag()
+	}
+	if len(args) < 3 || args[0] != "--force" {
+		return fmt.Errorf("unknown arguments %q", args)
+	}
+	digest, ok := n.images[args[1]]
+	if !ok {
+		return fmt.Errorf("ctr: image %q: not found", args[1])
+	}
+	for _, name := range args[2:] {
+		n.images[name] = digest
+	}
+	return nil
+}
+
+// children returns config and layers of a manifest in the store, and of an index that
+// of the node's platform and its.
 func (n *fakeNode) children(digest string) ([]string, error) {
 	raw := n.content[digest]
 	if raw == nil {
 		return nil, fmt.Errorf("content digest %s: not found", digest)
+	}
+	if index, err := v1.ParseIndexManifest(bytes.NewReader(raw)); err == nil && len(index.Manifests) > 0 {
+		p, err := parseMachine(n.machine())
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range index.Manifests {
+			if d.Platform.Equals(p) {
+				blobs, err := n.children(d.Digest.String())
+				return append([]string{d.Digest.String()}, blobs...), err
+			}
+		}
+		return nil, errors.New("no match for platform in manifest: not found")
 	}
 	m, err := v1.ParseManifest(bytes.NewReader(raw))
 	if err != nil {
@@ -151,7 +211,7 @@ func (n *fakeNode) children(digest string) ([]string, error) {
 }
 
 // load is ctr images import.
-func (n *fakeNode) load(stdin io.Reader) error {
+func (n *fakeNode) load(stdin io.Reader, platform string) error {
 	var names []string
 	var layout, index []byte
 	for r := tar.NewReader(stdin); ; {
@@ -177,10 +237,7 @@ func (n *fakeNode) load(stdin io.Reader) error {
 			if err != nil {
 				return err
 			}
-			// containerd would store it under whatever digest it has.
-			if want := "blobs/sha256/" + digest.Hex; h.Name != want {
-				return fmt.Errorf("%s holds the content of %s", h.Name, want)
-			}
+			// As containerd does, whatever the name says.
 			n.content[digest.String()] = body
 		}
 	}
@@ -193,6 +250,9 @@ func (n *fakeNode) load(stdin io.Reader) error {
 		return err
 	}
 	for _, d := range m.Manifests {
+		if d.MediaType.IsIndex() && platform == "" {
+			return errors.New("content digest of another platform: not found")
+		}
 		blobs, err := n.children(d.Digest.String())
 		if err != nil {
 			return err
@@ -223,6 +283,10 @@ func (n *fakeNode) preload(t *testing.T, images ...NamedImage) *fakeNode {
 func (n *fakeNode) commands() []string {
 	var all []string
 	for _, a := range n.argv {
+		if a[0] != "ctr" {
+			all = append(all, a[0])
+			continue
+		}
 		all = append(all, a[3]+" "+a[4])
 	}
 	return all
@@ -258,12 +322,12 @@ func TestLoadIntoEmptyNodes(t *testing.T) {
 		img := mustPut(t, c, comp.String(), testImage(t, comp, "one", "two"))
 		nodes := []Node{newFakeNode("a"), newFakeNode("b"), newFakeNode("c")}
 		var events []Event
-		got, err := Load(t.Context(), nodes, []NamedImage{{"team/app:v1", img}}, LoadConfig{OnEvent: func(e Event) { events = append(events, e) }})
+		got, err := Load(t.Context(), nodes, []NamedImage{{Ref: "team/app:v1", Image: img}}, LoadConfig{OnEvent: func(e Event) { events = append(events, e) }})
 		if err != nil {
 			t.Fatal(err)
 		}
 		manifest, config, layers := parts(t, img)
-		want := []string{"oci-layout", "index.json", tarName(manifest), tarName(config), tarName(layers[0]), tarName(layers[1])}
+		want := []string{tarName(manifest), tarName(config), tarName(layers[0]), tarName(layers[1]), "oci-layout", "index.json"}
 		for i, n := range nodes {
 			n := n.(*fakeNode)
 			if !slices.EqualFunc(n.streams, [][]string{want}, slices.Equal) {
@@ -292,8 +356,8 @@ func TestLoadIntoEmptyNodes(t *testing.T) {
 
 func TestLoadAgainIsOneCommand(t *testing.T) {
 	img := testImage(t, Zstd, "x")
-	n := newFakeNode("a").preload(t, NamedImage{"app:v1", img})
-	got := mustLoad(t, []Node{n}, NamedImage{"app:v1", img})
+	n := newFakeNode("a").preload(t, NamedImage{Ref: "app:v1", Image: img})
+	got := mustLoad(t, []Node{n}, NamedImage{Ref: "app:v1", Image: img})
 	if r := got.Nodes[0]; !r.Images[0].Already || r.BytesSent != 0 || r.BytesSkipped == 0 || r.Images[0].BytesSkipped != r.BytesSkipped {
 		t.Errorf("result %+v", r)
 	}
@@ -305,18 +369,18 @@ func TestLoadAgainIsOneCommand(t *testing.T) {
 func TestLoadSendsMissingBlobsOnly(t *testing.T) {
 	old := testImage(t, Zstd, "base", "old")
 	changed, other := testImage(t, Zstd, "base", "new"), testImage(t, Zstd, "base", "new", "more")
-	full := newFakeNode("has-old").preload(t, NamedImage{"app:v1", old})
+	full := newFakeNode("has-old").preload(t, NamedImage{Ref: "app:v1", Image: old})
 	bare := newFakeNode("bare")
-	got := mustLoad(t, []Node{full, bare}, NamedImage{"app:v2", changed}, NamedImage{"app:v1", old}, NamedImage{"other:v1", other}, NamedImage{"app:v2", changed})
+	got := mustLoad(t, []Node{full, bare}, NamedImage{Ref: "app:v2", Image: changed}, NamedImage{Ref: "app:v1", Image: old}, NamedImage{Ref: "other:v1", Image: other}, NamedImage{Ref: "app:v2", Image: changed})
 
 	m1, c1, l1 := parts(t, changed)
 	m2, c2, l2 := parts(t, other)
 	m0, c0, l0 := parts(t, old)
-	want := []string{"oci-layout", "index.json", tarName(m1), tarName(c1), tarName(l1[1]), tarName(m2), tarName(c2), tarName(l2[2])}
+	want := []string{tarName(m1), tarName(c1), tarName(l1[1]), tarName(m2), tarName(c2), tarName(l2[2]), "oci-layout", "index.json"}
 	if !slices.EqualFunc(full.streams, [][]string{want}, slices.Equal) {
 		t.Errorf("sent %q, want %q", full.streams, want)
 	}
-	want = []string{"oci-layout", "index.json", tarName(m1), tarName(c1), tarName(l1[0]), tarName(l1[1]), tarName(m0), tarName(c0), tarName(l0[1]), tarName(m2), tarName(c2), tarName(l2[2])}
+	want = []string{tarName(m1), tarName(c1), tarName(l1[0]), tarName(l1[1]), tarName(m0), tarName(c0), tarName(l0[1]), tarName(m2), tarName(c2), tarName(l2[2]), "oci-layout", "index.json"}
 	if !slices.EqualFunc(bare.streams, [][]string{want}, slices.Equal) {
 		t.Errorf("sent %q, want %q", bare.streams, want)
 	}
@@ -334,22 +398,28 @@ func TestLoadTagsWhatIsThere(t *testing.T) {
 	img := testImage(t, Zstd, "x")
 	manifest, _, _ := parts(t, img)
 	for what, before := range map[string]NamedImage{
-		"new name":   {"app:v1", img},
-		"moved name": {"app:v2", testImage(t, Zstd, "x", "y")},
+		"new name":   {Ref: "app:v1", Image: img},
+		"moved name": {Ref: "app:v2", Image: testImage(t, Zstd, "x", "y")},
 	} {
-		n := newFakeNode("a").preload(t, NamedImage{"app:v1", img}, before)
-		mustLoad(t, []Node{n}, NamedImage{"app:v2", img})
-		if want := []string{"oci-layout", "index.json", tarName(manifest)}; !slices.EqualFunc(n.streams, [][]string{want}, slices.Equal) {
-			t.Errorf("%s: sent %q, want %q", what, n.streams, want)
+		n := newFakeNode("a").preload(t, NamedImage{Ref: "app:v1", Image: img}, before)
+		got := mustLoad(t, []Node{n}, NamedImage{Ref: "app:v2", Image: img}).Nodes[0].Images[0]
+		if want := []string{"images check", "images tag", "images check"}; !slices.Equal(n.commands(), want) || !got.Tagged || got.Digest != manifest {
+			t.Errorf("%s: commands %q, want %q; %+v", what, n.commands(), want, got)
 		}
 		if n.images["docker.io/library/app:v2"] != manifest.String() {
 			t.Errorf("%s: images %q", what, n.images)
 		}
 	}
+	// The other name is gone when it is to be taken: the image is sent.
+	n := newFakeNode("a").preload(t, NamedImage{Ref: "app:v1", Image: img})
+	n.failTag = func() error { return errors.New("ctr: image: not found") }
+	if got := mustLoad(t, []Node{n}, NamedImage{Ref: "app:v2", Image: img}).Nodes[0].Images[0]; got.Tagged || got.BytesSent == 0 || len(n.streams) != 1 {
+		t.Errorf("tag fails: %+v, streams %q", got, n.streams)
+	}
 	// There, but not unpacked.
-	n := newFakeNode("a").preload(t, NamedImage{"app:v2", img})
+	n = newFakeNode("a").preload(t, NamedImage{Ref: "app:v2", Image: img})
 	clear(n.unpacked)
-	if got := mustLoad(t, []Node{n}, NamedImage{"app:v2", img}); got.Nodes[0].Images[0].Already || len(n.unpacked) != 1 {
+	if got := mustLoad(t, []Node{n}, NamedImage{Ref: "app:v2", Image: img}); got.Nodes[0].Images[0].Already || len(n.unpacked) != 1 {
 		t.Errorf("not unpacked: %+v", got)
 	}
 }
@@ -358,9 +428,9 @@ func TestLoadAfterGarbageCollection(t *testing.T) {
 	img := testImage(t, Zstd, "base", "top")
 	manifest, _, layers := parts(t, img)
 	t.Run("between list and import", func(t *testing.T) {
-		n := newFakeNode("a").preload(t, NamedImage{"app:v1", testImage(t, Zstd, "base")})
+		n := newFakeNode("a").preload(t, NamedImage{Ref: "app:v1", Image: testImage(t, Zstd, "base")})
 		n.afterList = func() { delete(n.content, layers[0].String()) }
-		got := mustLoad(t, []Node{n}, NamedImage{"app:v2", img})
+		got := mustLoad(t, []Node{n}, NamedImage{Ref: "app:v2", Image: img})
 		if len(n.streams) != 2 || !slices.Contains(n.streams[1], tarName(layers[0])) || n.images["docker.io/library/app:v2"] != manifest.String() {
 			t.Errorf("streams %q, images %q", n.streams, n.images)
 		}
@@ -369,22 +439,22 @@ func TestLoadAfterGarbageCollection(t *testing.T) {
 		}
 	})
 	t.Run("after import", func(t *testing.T) {
-		n := newFakeNode("a").preload(t, NamedImage{"app:v1", testImage(t, Zstd, "base")})
+		n := newFakeNode("a").preload(t, NamedImage{Ref: "app:v1", Image: testImage(t, Zstd, "base")})
 		n.afterImport = func() {
 			if len(n.streams) == 1 {
 				delete(n.content, layers[0].String())
 			}
 		}
-		mustLoad(t, []Node{n}, NamedImage{"app:v2", img})
+		mustLoad(t, []Node{n}, NamedImage{Ref: "app:v2", Image: img})
 		if len(n.streams) != 2 {
 			t.Errorf("streams %q", n.streams)
 		}
 	})
 	t.Run("long before", func(t *testing.T) {
-		n := newFakeNode("a").preload(t, NamedImage{"app:v1", img})
+		n := newFakeNode("a").preload(t, NamedImage{Ref: "app:v1", Image: img})
 		delete(n.content, layers[1].String())
-		mustLoad(t, []Node{n}, NamedImage{"app:v1", img})
-		if want := []string{"oci-layout", "index.json", tarName(manifest), tarName(layers[1])}; !slices.EqualFunc(n.streams, [][]string{want}, slices.Equal) {
+		mustLoad(t, []Node{n}, NamedImage{Ref: "app:v1", Image: img})
+		if want := []string{tarName(manifest), tarName(layers[1]), "oci-layout", "index.json"}; !slices.EqualFunc(n.streams, [][]string{want}, slices.Equal) {
 			t.Errorf("sent %q, want %q", n.streams, want)
 		}
 	})
@@ -408,7 +478,7 @@ func TestLoadFailures(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			bad, good := newFakeNode("bad"), newFakeNode("good")
 			tt.sabotage(bad)
-			got, err := Load(t.Context(), []Node{bad, good}, []NamedImage{{"app:v1", img}}, LoadConfig{})
+			got, err := Load(t.Context(), []Node{bad, good}, []NamedImage{{Ref: "app:v1", Image: img}}, LoadConfig{})
 			wantError(t, err, append(tt.want, "into node bad")...)
 			if strings.Contains(err.Error(), "node good") || good.images["docker.io/library/app:v1"] != manifest.String() {
 				t.Errorf("the good node: %v, images %q", err, good.images)
@@ -431,7 +501,7 @@ func TestLoadSourceFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := newFakeNode("a")
-	_, err := Load(t.Context(), []Node{n}, []NamedImage{{"app:v1", img}}, LoadConfig{})
+	_, err := Load(t.Context(), []Node{n}, []NamedImage{{Ref: "app:v1", Image: img}}, LoadConfig{})
 	wantError(t, err, "into node a", "send blob "+layers[0].String())
 	if len(n.images) != 0 {
 		t.Errorf("images %q", n.images)
@@ -443,13 +513,13 @@ func TestLoadRefusesInput(t *testing.T) {
 	n := []Node{newFakeNode("a")}
 	for want, call := range map[string]func() (LoadResult, error){
 		"no nodes": func() (LoadResult, error) {
-			return Load(t.Context(), nil, []NamedImage{{"app:v1", img}}, LoadConfig{})
+			return Load(t.Context(), nil, []NamedImage{{Ref: "app:v1", Image: img}}, LoadConfig{})
 		},
 		"latest": func() (LoadResult, error) {
-			return Load(t.Context(), n, []NamedImage{{"app", img}}, LoadConfig{})
+			return Load(t.Context(), n, []NamedImage{{Ref: "app", Image: img}}, LoadConfig{})
 		},
 		"given twice": func() (LoadResult, error) {
-			return Load(t.Context(), n, []NamedImage{{"app:v1", img}, {"docker.io/library/app:v1", testImage(t, Gzip, "y")}}, LoadConfig{})
+			return Load(t.Context(), n, []NamedImage{{Ref: "app:v1", Image: img}, {Ref: "docker.io/library/app:v1", Image: testImage(t, Gzip, "y")}}, LoadConfig{})
 		},
 		"Image is nil": func() (LoadResult, error) { return Load(t.Context(), n, []NamedImage{{Ref: "app:v1"}}, LoadConfig{}) },
 	} {
@@ -461,7 +531,7 @@ func TestLoadRefusesInput(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Load(ctx, n, []NamedImage{{"app:v1", img}}, LoadConfig{}); !errors.Is(err, context.Canceled) {
+	if _, err := Load(ctx, n, []NamedImage{{Ref: "app:v1", Image: img}}, LoadConfig{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 }
@@ -479,7 +549,7 @@ func TestLoadCancelledHalfWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := newFakeNode("a")
-	if _, err = Load(ctx, []Node{n}, []NamedImage{{"app:v1", img}}, LoadConfig{}); !errors.Is(err, context.Canceled) {
+	if _, err = Load(ctx, []Node{n}, []NamedImage{{Ref: "app:v1", Image: img}}, LoadConfig{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 	if len(n.images) != 0 {
@@ -501,7 +571,7 @@ func TestNodeName(t *testing.T) {
 		"registry.k8s.io/pause:3.10":      "registry.k8s.io/pause:3.10",
 		"example.org/a/b/c:" + "abc-12de": "example.org/a/b/c:abc-12de",
 	} {
-		if got, err := nodeName(ref); err != nil || got != want {
+		if got, err := nodeName(ref, false); err != nil || got != want {
 			t.Errorf("%s: %q, %v; want %q", ref, got, err, want)
 		}
 	}
@@ -534,10 +604,13 @@ example.org/c:1            application/vnd.oci.image.manifest.v1+json sha256:ddd
 
 func TestCtrArgv(t *testing.T) {
 	c := ctr{"ns", "native"}
-	if diff := cmp.Diff([]string{"ctr", "--namespace", "ns", "images", "import", "--all-platforms", "--snapshotter", "native", "--local", "-"}, c.importArgv()); diff != "" {
+	if diff := cmp.Diff([]string{"ctr", "--namespace", "ns", "images", "import", "--all-platforms", "--snapshotter", "native", "--local", "-"}, c.importArgv("")); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff([]string{"ctr", "--namespace", "ns", "images", "check", "--snapshotter", "native", `name=="a"`, `name=="b"`}, c.checkArgv([]wantedImage{{name: "a"}, {name: "b"}})); diff != "" {
+	if diff := cmp.Diff([]string{"ctr", "--namespace", "ns", "images", "import", "--platform", "linux/arm/v7", "-"}, ctr{namespace: "ns"}.importArgv("linux/arm/v7")); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"ctr", "--namespace", "ns", "images", "check", "--snapshotter", "native", `name=="a"`, `target.digest=="b"`}, c.checkArgv([]string{nameIs("a"), targetIs("b")})); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -545,7 +618,7 @@ func TestCtrArgv(t *testing.T) {
 func TestStreamIndexNamesImages(t *testing.T) {
 	img := testImage(t, Gzip, "x")
 	digest := digestOf(t, img)
-	wanted, err := wantedImages([]NamedImage{{"app:v1", img}, {"quay.io/a/b@" + digest.String(), img}})
+	wanted, err := wantedImages([]NamedImage{{Ref: "app:v1", Image: img}, {Ref: "quay.io/a/b@" + digest.String(), Image: img}}, false)
 	if err != nil {
 		t.Fatal(err)
 	}

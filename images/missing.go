@@ -23,7 +23,7 @@ func Missing(ctx context.Context, nodes []Node, images []NamedImage, cfg LoadCon
 	if len(nodes) == 0 {
 		return nil, errors.New("ask for images: no nodes given")
 	}
-	wanted, err := wantedImages(images)
+	wanted, err := wantedImages(images, cfg.Latest)
 	if err != nil {
 		return nil, fmt.Errorf("ask for images: %w", err)
 	}
@@ -33,8 +33,14 @@ func Missing(ctx context.Context, nodes []Node, images []NamedImage, cfg LoadCon
 	for i, node := range nodes {
 		all.Go(func() {
 			l := nodeLoad{node: node, wanted: wanted, ctr: ctr{cfg.Namespace, cfg.Snapshotter}}
-			if perNode[i], errs[i] = l.missing(ctx); errs[i] != nil {
-				errs[i] = fmt.Errorf("ask node %s for images: %w", node.Name(), errs[i])
+			found, err := l.look(ctx)
+			if err != nil {
+				errs[i] = fmt.Errorf("ask node %s for images: %w", node.Name(), err)
+			}
+			for _, f := range found {
+				if f.standing != present {
+					perNode[i] = append(perNode[i], f.image)
+				}
 			}
 		})
 	}

@@ -38,7 +38,7 @@ func pushed(t *testing.T, handler http.Handler) (host string, writes func() []st
 func TestPush(t *testing.T) {
 	host, writes := pushed(t, registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	one, two := testImage(t, Gzip, "one"), testImage(t, Gzip, "two")
-	all := []NamedImage{{host + "/team/quay.io/one:v1", one}, {host + "/team/two:v2", two}}
+	all := []NamedImage{{Ref: host + "/team/quay.io/one:v1", Image: one}, {Ref: host + "/team/two:v2", Image: two}}
 
 	if missing, err := Unpushed(t.Context(), all, PushConfig{}); err != nil || len(missing) != 2 {
 		t.Fatalf("missing before: %v, %v", missing, err)
@@ -72,7 +72,7 @@ func TestPush(t *testing.T) {
 		t.Errorf("what is there is written again: %v", after[before:])
 	}
 	// The tag has moved: it is put back.
-	if _, err := Push(t.Context(), []NamedImage{{all[0].Ref, two}}, PushConfig{}); err != nil {
+	if _, err := Push(t.Context(), []NamedImage{{Ref: all[0].Ref, Image: two}}, PushConfig{}); err != nil {
 		t.Fatal(err)
 	}
 	if missing, err := Unpushed(t.Context(), all, PushConfig{}); err != nil || len(missing) != 1 || missing[0] != all[0].Ref {
@@ -93,11 +93,11 @@ func TestPushFails(t *testing.T) {
 		"x":               "HOST/PATH:TAG",
 		denied + "/X Y:1": "HOST/PATH:TAG",
 	} {
-		_, err := Push(t.Context(), []NamedImage{{ref, img}}, PushConfig{})
+		_, err := Push(t.Context(), []NamedImage{{Ref: ref, Image: img}}, PushConfig{})
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), ref) {
 			t.Errorf("%s: got %v, want %q", ref, err, want)
 		}
-		if _, err := Unpushed(t.Context(), []NamedImage{{ref, img}}, PushConfig{}); err == nil {
+		if _, err := Unpushed(t.Context(), []NamedImage{{Ref: ref, Image: img}}, PushConfig{}); err == nil {
 			t.Errorf("%s: Unpushed tells although it cannot know", ref)
 		}
 	}

@@ -3,7 +3,9 @@ package images
 import (
 	"archive/tar"
 	"context"
+	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -28,8 +30,8 @@ type stream struct {
 	images        []struct{ sent, skipped int64 } // as the images wanted
 }
 
-// planStream decides what to send to a node that has the blobs have. Manifests
-// are always sent: they are small, and the import begins with them.
+// planStream decides what to send to a node that has the blobs have. Indexes and
+// manifests are always sent: they are small, and the import begins with them.
 func planStream(wanted []wantedImage, have map[string]bool) stream {
 	s := stream{index: v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex}}
 	seen := map[v1.Hash]bool{}
@@ -47,7 +49,7 @@ func planStream(wanted []wantedImage, have map[string]bool) stream {
 				continue
 			}
 			seen[b.digest] = true
-			if i > 0 && have[b.digest.String()] {
+			if i >= w.heads && have[b.digest.String()] {
 				count.skipped += b.size
 				continue
 			}
@@ -61,13 +63,21 @@ func planStream(wanted []wantedImage, have map[string]bool) stream {
 	return s
 }
 
-// write writes the tar. progress is told the bytes of blobs written so far.
+// write writes the tar. progress is told the bytes of blobs written so far. Every
+// blob is compared with its digest. What names the images goes last: the node can
+// make nothing of a stream that was cut short, wherever that was.
 func (s stream) write(ctx context.Context, w io.Writer, progress func(done int64)) error {
 	index, err := json.Marshal(s.index)
 	if err != nil {
 		return err
 	}
 	tw := tar.NewWriter(w)
+	counted := &progressReader{report: progress}
+	for _, b := range s.blobs {
+		if err := s.writeBlob(ctx, tw, b, counted); err != nil {
+			return fmt.Errorf("send blob %s (%d bytes): %w", b.digest, b.size, err)
+		}
+	}
 	for _, f := range []struct{ name, content string }{
 		{"oci-layout", layoutVersion}, {"index.json", string(index)},
 	} {
@@ -75,14 +85,12 @@ func (s stream) write(ctx context.Context, w io.Writer, progress func(done int64
 			return err
 		}
 	}
-	counted := &progressReader{report: progress}
-	for _, b := range s.blobs {
-		if err := s.writeBlob(ctx, tw, b, counted); err != nil {
-			return fmt.Errorf("send blob %s (%d bytes): %w", b.digest, b.size, err)
-		}
-	}
 	return tw.Close()
 }
+
+// ErrCorrupt is wrapped by the error of a Load whose image has a blob that is not what
+// its digest says.
+var ErrCorrupt = errors.New("the content does not fit its digest")
 
 func (s stream) writeBlob(ctx context.Context, tw *tar.Writer, b blob, counted *progressReader) error {
 	rc, err := b.open()
@@ -90,17 +98,29 @@ func (s stream) writeBlob(ctx context.Context, tw *tar.Writer, b blob, counted *
 		return err
 	}
 	defer rc.Close()
-	counted.r = contextReader{ctx, rc}
-	return writeTarFile(tw, "blobs/"+b.digest.Algorithm+"/"+b.digest.Hex, b.size, counted)
+	h, err := v1.Hasher(b.digest.Algorithm)
+	if err != nil {
+		return err
+	}
+	counted.r = io.TeeReader(contextReader{ctx, rc}, h)
+	if err := writeTarFile(tw, "blobs/"+b.digest.Algorithm+"/"+b.digest.Hex, b.size, counted); err != nil {
+		return err
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != b.digest.Hex {
+		return fmt.Errorf("%w: it has %s:%s; the image's source is damaged, get it anew", ErrCorrupt, b.digest.Algorithm, got)
+	}
+	return nil
 }
 
 func writeTarFile(tw *tar.Writer, name string, size int64, r io.Reader) error {
 	if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: size, Mode: 0o644, ModTime: epoch}); err != nil {
 		return err
 	}
-	n, err := io.Copy(tw, r)
+	n, err := io.CopyBuffer(tw, r, make([]byte, 256<<10))
 	if err == nil && n != size {
-		err = fmt.Errorf("content has %d bytes, want %d", n, size)
+		err = fmt.Errorf("%w: %d bytes, want %d", ErrCorrupt, n, size)
+	} else if errors.Is(err, tar.ErrWriteTooLong) {
+		err = fmt.Errorf("%w: more than %d bytes", ErrCorrupt, size)
 	}
 	return err
 }
