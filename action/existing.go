@@ -37,7 +37,7 @@ func prober(ref, root string, cluster *rest.Config) *phase.Phase {
 		Name: "prober-image", Doc: "The image that probes from inside the pods is in the registry.",
 		Apply: func(ctx context.Context) error {
 			platform := v1.Platform{OS: "linux", Architecture: architecture(ctx, cluster)}
-			img, err := images.Build(ctx, images.BuildConfig{Dir: root, Package: proberPackage, Platform: platform})
+			img, err := images.Build(ctx, images.BuildConfig{Dir: root, Package: proberPackage, Platform: platform, BuildEnv: []string{"GOWORK=off"}})
 			if err != nil {
 				return err
 			}

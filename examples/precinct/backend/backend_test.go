@@ -58,16 +58,14 @@ func TestMatchTakesAsLongForNobody(t *testing.T) {
 			took[c.name] = append(took[c.name], time.Since(start))
 		}
 	}
-	median := func(name string) time.Duration {
-		slices.Sort(took[name])
-		return took[name][len(took[name])/2]
-	}
-	wrong := median("wrong password")
+	// The fastest of each: whatever else the machine does only adds to it.
+	fastest := func(name string) time.Duration { return slices.Min(took[name]) }
+	wrong := fastest("wrong password")
 	if wrong < 10*time.Millisecond {
 		t.Errorf("a wrong password takes %s: that is no bcrypt", wrong)
 	}
 	for _, c := range cases[1:] {
-		if got := median(c.name); got < wrong*6/10 || got > wrong*14/10 {
+		if got := fastest(c.name); got < wrong*6/10 || got > wrong*14/10 {
 			t.Errorf("%s takes %s, a wrong password %s", c.name, got, wrong)
 		}
 	}

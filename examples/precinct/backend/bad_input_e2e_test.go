@@ -164,8 +164,8 @@ func flip(s string) string {
 	return string(b)
 }
 
-// Who asks for a user that is not there must not see it by the time. The medians of
-// real hashes are compared, interleaved so that a busy machine slows both.
+// Who asks for a user that is not there must not see it by the time. The fastest of
+// many is compared, as whatever else the machine does only adds to it.
 func TestE2EAnUnknownUserTakesAsLong(t *testing.T) {
 	w := started(t)
 	b := w.browser()
@@ -180,16 +180,13 @@ func TestE2EAnUnknownUserTakesAsLong(t *testing.T) {
 		ask("unknown user", "doug", "wrong-password")
 		ask("overlong password", "jake", strings.Repeat("x", 73))
 	}
-	median := func(kind string) time.Duration {
-		slices.Sort(took[kind])
-		return took[kind][len(took[kind])/2]
-	}
-	wrong := median("wrong password")
+	fastest := func(kind string) time.Duration { return slices.Min(took[kind]) }
+	wrong := fastest("wrong password")
 	if wrong < 20*time.Millisecond {
 		t.Errorf("a wrong password takes %s: that is no bcrypt", wrong)
 	}
 	for _, kind := range []string{"unknown user", "overlong password"} {
-		got := median(kind)
+		got := fastest(kind)
 		t.Logf("%s %s, wrong password %s", kind, got, wrong)
 		if got < wrong*7/10 || got > wrong*13/10 {
 			t.Errorf("%s takes %s, a wrong password %s", kind, got, wrong)
