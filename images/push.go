@@ -36,7 +36,7 @@ func (c PushConfig) options(ctx context.Context) []remote.Option {
 
 // Push writes each image to the registry that its Ref names, "HOST/PATH:TAG", and returns
 // what it can be pulled by whatever becomes of the tag, "HOST/PATH:TAG@DIGEST", in the same
-// order. An image that is there already costs one request, a layer that is there none of its
+// order. Of an Index all images are pushed. An image that is there already costs one request, a layer that is there none of its
 // bytes. A registry on this machine or in a private network is spoken to without TLS where
 // it has none. The error is the first image's that could not be pushed.
 func Push(ctx context.Context, all []NamedImage, cfg PushConfig) ([]string, error) {
@@ -80,8 +80,13 @@ func push(ctx context.Context, n NamedImage, cfg PushConfig, emit func(Event)) (
 			}
 		}
 	}()
-	err = remote.Write(tag, n.Image, append(cfg.options(ctx), remote.WithProgress(updates))...)
-	<-told // Write has closed the channel
+	opts := append(cfg.options(ctx), remote.WithProgress(updates))
+	if n.Index != nil {
+		err = remote.WriteIndex(tag, n.Index, opts...)
+	} else {
+		err = remote.Write(tag, n.Image, opts...)
+	}
+	<-told // the channel has been closed
 	if err != nil {
 		return "", fmt.Errorf("push %s: %w%s", n.Ref, err, pushAdvice(err))
 	}
@@ -114,7 +119,15 @@ func target(n NamedImage) (name.Tag, v1.Hash, error) {
 	if err != nil {
 		return tag, v1.Hash{}, fmt.Errorf("push %s: want HOST/PATH:TAG: %w", n.Ref, err)
 	}
-	digest, err := n.Image.Digest()
+	var digest v1.Hash
+	switch {
+	case (n.Image == nil) == (n.Index == nil):
+		err = errors.New("want one of NamedImage.Image and NamedImage.Index")
+	case n.Index != nil:
+		digest, err = n.Index.Digest()
+	default:
+		digest, err = n.Image.Digest()
+	}
 	if err != nil {
 		err = fmt.Errorf("push %s: its digest: %w", n.Ref, err)
 	}

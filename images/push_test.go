@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
@@ -38,6 +40,18 @@ func pushed(t *testing.T, handler http.Handler) (host string, writes func() []st
 func TestPush(t *testing.T) {
 	host, writes := pushed(t, registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	one, two := testImage(t, Gzip, "one"), testImage(t, Gzip, "two")
+	index := mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: one}, mutate.IndexAddendum{Add: two})
+	indexed, err := Push(t.Context(), []NamedImage{{Ref: host + "/both:1", Index: index}}, PushConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ref, err := name.ParseReference(indexed[0]); err != nil {
+		t.Error(err)
+	} else if got, err := remote.Index(ref); err != nil {
+		t.Errorf("pulling the index %s: %v", indexed[0], err)
+	} else if _, err := got.Image(digestOf(t, two)); err != nil {
+		t.Errorf("an image of the index: %v", err)
+	}
 	all := []NamedImage{{Ref: host + "/team/quay.io/one:v1", Image: one}, {Ref: host + "/team/two:v2", Image: two}}
 
 	if missing, err := Unpushed(t.Context(), all, PushConfig{}); err != nil || len(missing) != 2 {
@@ -87,6 +101,9 @@ func TestPushFails(t *testing.T) {
 	closed := httptest.NewServer(http.NotFoundHandler())
 	closed.Close()
 	img := testImage(t, Gzip, "x")
+	if _, err := Push(t.Context(), []NamedImage{{Ref: denied + "/x:1"}}, PushConfig{}); err == nil || !strings.Contains(err.Error(), "one of NamedImage.Image") {
+		t.Errorf("of nothing: %v", err)
+	}
 	for ref, want := range map[string]string{
 		denied + "/x:1": "credentials",
 		strings.TrimPrefix(closed.URL, "http://") + "/x:1": "cannot be reached",
