@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"image/color"
+	"slices"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -15,8 +16,8 @@ var colours = []color.Color{
 	color.RGBA{204, 121, 167, 255}, color.RGBA{230, 159, 0, 255}, color.RGBA{86, 180, 233, 255},
 }
 
-// plotTable draws a bar for each row, by what and size, a colour for each way. A table with no rows
-// has no plot.
+// plotTable draws a bar for each row, by what and size, a colour for each way; all limits
+// have the same. A table with no rows has no plot.
 func plotTable(file string, t Table) error {
 	var groups, ways []string
 	index := func(list *[]string, s string) int {
@@ -29,9 +30,13 @@ func plotTable(file string, t Table) error {
 		return len(*list) - 1
 	}
 	group := func(r Row) string { return fmt.Sprintf("%s\n%d", r.What, r.Size) }
-	for _, r := range t.Rows {
+	rows := slices.DeleteFunc(slices.Clone(t.Rows), func(r Row) bool { return r.Aside })
+	for i, r := range rows {
+		if r.Limit {
+			rows[i].Way = "limit: bare calls"
+		}
 		index(&groups, group(r))
-		index(&ways, r.Way)
+		index(&ways, rows[i].Way)
 	}
 	if len(groups) == 0 {
 		return nil
@@ -46,7 +51,7 @@ func plotTable(file string, t Table) error {
 	width := vg.Points(14)
 	for i, way := range ways {
 		values := make(plotter.Values, len(groups))
-		for _, r := range t.Rows {
+		for _, r := range rows {
 			if r.Way == way {
 				values[index(&groups, group(r))] = r.Seconds
 			}
@@ -60,5 +65,5 @@ func plotTable(file string, t Table) error {
 		p.Add(bars)
 		p.Legend.Add(way, bars)
 	}
-	return p.Save(vg.Points(float64(160+len(groups)*(len(ways)*14+40))), vg.Points(320), file)
+	return p.Save(vg.Points(float64(260+len(groups)*(len(ways)*14+40))), vg.Points(320), file)
 }

@@ -68,6 +68,8 @@ type Row struct {
 	Way  string
 	// Limit says that the others of the same What and Size are measured against this one.
 	Limit bool
+	// Aside is for what was only tried to find the limit: it is in the table and in no plot.
+	Aside bool `json:",omitempty"`
 	// Seconds is the best of all runs.
 	Seconds float64
 	// MemoryMiB is the peak above the baseline, where it was measured.
