@@ -10,7 +10,10 @@
 //   - [Resolve] finds a third-party image: cache, then registry, then a source
 //     of the caller's.
 //   - [Load] brings images to the containerd of many nodes at once and sends each
-//     only the blobs that it lacks; [LoadEngine] brings one to a Docker engine.
+//     only the blobs that it lacks; [Prune] takes earlier ones away again;
+//     [LoadEngine] brings one to a Docker engine.
+//   - [OpenArchive], [OpenLayout] and [OpenEngine] read what other programs made, to be
+//     loaded or pushed.
 //
 // Images are go-containerregistry's v1.Image throughout. The package never
 // prints: progress goes to the OnEvent func of each Config.

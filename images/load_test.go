@@ -40,6 +40,8 @@ type fakeNode struct {
 	failTag     func() error // runs instead of tagging
 	uname       string       // default: this machine's
 	noCtr       bool
+	containers  []string // the images of the node's containers
+	failCrictl  error
 }
 
 func newFakeNode(name string) *fakeNode {
@@ -64,6 +66,10 @@ func (n *fakeNode) Exec(ctx context.Context, stdin io.Reader, stdout io.Writer, 
 	if slices.Equal(argv, []string{"uname", "-m"}) {
 		fmt.Fprintln(stdout, n.machine())
 		return nil
+	}
+	if slices.Equal(argv, []string{"crictl", "ps", "--all", "--output", "json"}) {
+		fmt.Fprint(stdout, `{"containers": []}`)
+		return n.failCrictl
 	}
 	if len(argv) < 5 || !slices.Equal(argv[:3], []string{"ctr", "--namespace", "k8s.io"}) {
 		return fmt.Errorf("unknown command %q", argv)
@@ -100,6 +106,18 @@ func (n *fakeNode) Exec(ctx context.Context, stdin io.Reader, stdout io.Writer, 
 		}
 		if n.afterImport != nil {
 			n.afterImport()
+		}
+		return nil
+	case "images ls":
+		fmt.Fprintln(stdout, "REF TYPE DIGEST SIZE PLATFORMS LABELS ")
+		for name, digest := range n.images {
+			fmt.Fprintln(stdout, name, types.OCIManifestSchema1, digest, "1.0 KiB linux/amd64 -")
+		}
+		return nil
+	case "containers ls":
+		fmt.Fprintln(stdout, "CONTAINER IMAGE RUNTIME")
+		for _, image := range n.containers {
+			fmt.Fprintln(stdout, "0123 ", image, "io.containerd.runc.v2")
 		}
 		return nil
 	case "images tag":

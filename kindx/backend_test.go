@@ -44,6 +44,32 @@ func TestExecArgv(t *testing.T) {
 	}
 }
 
+// Whatever reaches a node goes by the provider's own client.
+func TestArgvOfEachProvider(t *testing.T) {
+	for _, p := range []Provider{Docker, Podman, Nerdctl} {
+		n := &Node{name: "c-worker", provider: p}
+		for _, argv := range [][]string{n.execArgv(true, []string{"ctr"}), n.execArgv(false, []string{"ctr"}), clusterNodesArgv(p), clusterLabelsArgv(p, []string{"c-worker"}), newBackend(p, sink{}).engine("ps")} {
+			if argv[0] != string(p) {
+				t.Errorf("%s: %q", p, argv)
+			}
+		}
+	}
+	if got, want := clusterLabelsArgv(Podman, []string{"a", "b"}), []string{"podman", "inspect", "--type=container", "--format", `{{index .Config.Labels "io.x-k8s.kind.cluster"}}`, "a", "b"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got, want := parseClusters("b\na\nb\n\n"), []string{"a", "b"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	for _, err := range []error{
+		func() error { _, err := NodesOf(t.Context(), "c", Config{Provider: "lxc"}); return err }(),
+		func() error { _, err := Clusters(t.Context(), Config{Provider: "lxc"}); return err }(),
+	} {
+		if err == nil || !strings.Contains(err.Error(), `"lxc" is not known`) {
+			t.Errorf("error %v", err)
+		}
+	}
+}
+
 func TestParseInfo(t *testing.T) {
 	tests := []struct {
 		name    string

@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/org/spire-vault-99-action/internal/run"
 )
 
 var (
@@ -79,6 +82,33 @@ func Delete(ctx context.Context, name string, cfg Config) error {
 // Nodes are the nodes of a cluster in Docker, the control plane's first.
 func Nodes(ctx context.Context, name string) ([]*Node, error) {
 	return listNodes(ctx, newBackend(Docker, sink{}), Docker, name)
+}
+
+// NodesOf are the nodes of a cluster, the control plane's first. Of the Config, the
+// Provider counts.
+func NodesOf(ctx context.Context, name string, cfg Config) ([]*Node, error) {
+	p := cfg.Provider.orDefault()
+	if err := p.validate(); err != nil {
+		return nil, err
+	}
+	return listNodes(ctx, newBackend(p, sink{}), p, name)
+}
+
+// Clusters are the names of kind's clusters, whoever made them, sorted. Of the Config,
+// the Provider counts.
+func Clusters(ctx context.Context, cfg Config) ([]string, error) {
+	p := cfg.Provider.orDefault()
+	if err := p.validate(); err != nil {
+		return nil, err
+	}
+	nodes, err := run.Output(ctx, clusterNodesArgv(p)...)
+	if err == nil && nodes != "" {
+		nodes, err = run.Output(ctx, clusterLabelsArgv(p, strings.Fields(nodes))...)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the clusters of %s: %w", p, err)
+	}
+	return parseClusters(nodes), nil
 }
 
 // Kubeconfig is the kubeconfig of a cluster in Docker, with its credentials: keep

@@ -44,6 +44,22 @@ func (n *Node) execArgv(stdin bool, argv []string) []string {
 	return slices.Concat(all, []string{n.name}, argv)
 }
 
+// Which format a list of containers takes for a label differs between engines and
+// versions of podman; of a container's own description it is one.
+func clusterNodesArgv(p Provider) []string {
+	return []string{string(p), "ps", "--all", "--filter", "label=" + clusterLabel, "--format", "{{.Names}}"}
+}
+
+func clusterLabelsArgv(p Provider, nodes []string) []string {
+	return append([]string{string(p), "inspect", "--type=container", "--format", "{{index .Config.Labels \"" + clusterLabel + "\"}}"}, nodes...)
+}
+
+func parseClusters(out string) []string {
+	all := strings.Fields(out)
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
 // nodeState is a node as the engine sees it.
 type nodeState struct {
 	name, role, state string
