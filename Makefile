@@ -2,7 +2,7 @@
 # they need; nothing else has to be prepared.
 GO ?= go
 
-.PHONY: demo verify down test unit fuzz existing faults action bench check lint packages
+.PHONY: demo verify down test unit fuzz existing faults action bench bench-images check lint packages
 
 demo: ## a running cluster, proven edge by edge, with the site open
 	$(GO) run ./examples/full --keep
@@ -55,6 +55,10 @@ action: ## the GitHub Action in real workflows, as a runner has it: act, host mo
 
 bench: ## how long each phase takes, and loading an image beside kind's own way
 	$(GO) test -tags e2e -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x ./zerotrust
+
+NODE_IMAGE ?=
+bench-images: ## images into nodes, beside kind load and ko: NODE_IMAGE=kindest/node:... for another than kind's own
+	$(GO) -C internal/imagebench run . -node-image "$(NODE_IMAGE)"
 
 check: lint test ## what CI runs
 
