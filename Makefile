@@ -22,6 +22,7 @@ test: packages ## everything, on the real parts: a cluster is brought up and tak
 	$(GO) test -tags e2e -count=1 -timeout 20m -p 2 -run '^TestE2E' ./examples/... ./kindx ./images/... ./spire/... ./internal/ghostunnel ./zerotrust/precinct ./zerotrust/probe/prober
 	$(GO) test -tags e2e -count=1 -timeout 80m -v -run '^TestE2E' ./zerotrust
 	ACT=$(ACT) $(GO) test -tags e2e -count=1 -timeout 30m -short -v -run '^TestE2E' ./action
+	$(MAKE) bench-short
 
 packages: ## what the tests of the applications run: PostgreSQL and a browser, as Debian's packages
 	$(GO) run ./examples/packages postgresql-15 chromium
@@ -55,7 +56,7 @@ ACT ?=
 action: ## the GitHub Action in real workflows, as a runner has it: act, host mode, on the real stack
 	ACT=$(ACT) $(GO) test -tags e2e -count=1 -timeout 60m -v -run '^TestE2E' ./action
 
-bench: ## how long each phase takes, loading an image beside kind's own way, and entries beside other programs
+bench: ## how long each phase takes; entries and images beside other programs
 	$(GO) test -tags e2e -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x ./zerotrust
 	$(GO) -C internal/bench run . -out $(BENCHDIR)
 

@@ -44,6 +44,7 @@ type section struct {
 
 var sections = []section{
 	{"entries", "keep the registration entries of a SPIRE server equal to a list", entries},
+	{"images", "load images into the nodes of a kind cluster", loaded},
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"image/color"
 	"slices"
+	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -29,10 +30,10 @@ func plotTable(file string, t Table) error {
 		*list = append(*list, s)
 		return len(*list) - 1
 	}
-	group := func(r Row) string { return fmt.Sprintf("%s\n%d", r.What, r.Size) }
+	group := func(r Row) string { return strings.TrimSpace(fmt.Sprintf("%s\n%d %s", r.What, r.Size, t.SizeName)) }
 	rows := slices.DeleteFunc(slices.Clone(t.Rows), func(r Row) bool { return r.Aside })
 	for i, r := range rows {
-		if r.Limit {
+		if r.Limit && t.SizeName == "" {
 			rows[i].Way = "limit: bare calls"
 		}
 		index(&groups, group(r))

@@ -57,6 +57,9 @@ type Table struct {
 	// Versions of what is measured, Notes on how.
 	Versions []string
 	Notes    []string
+	// SizeName is what sizes count where it is no number of things done: then there is no
+	// rate, but how each way's time grows from its smallest size.
+	SizeName string `json:",omitempty"`
 	Rows     []Row
 }
 
@@ -88,20 +91,43 @@ func (t Table) Ratio(r Row) float64 {
 	return 0
 }
 
+// Growth is r's time in those of the same way at its smallest size; 0 if r is that one.
+func (t Table) Growth(r Row) float64 {
+	least := r
+	for _, o := range t.Rows {
+		if o.What == r.What && o.Way == r.Way && o.Size < least.Size && o.Seconds > 0 {
+			least = o
+		}
+	}
+	if least.Size == r.Size {
+		return 0
+	}
+	return r.Seconds / least.Seconds
+}
+
 func (t Table) String() string {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s (%s)\n", t.Title, strings.Join(t.Versions, ", "))
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "what\tsize\tway\tseconds\tper s\tratio\tMiB\t")
+	size, rate := "size", "per s"
+	if t.SizeName != "" {
+		size, rate = t.SizeName, "grown"
+	}
+	fmt.Fprintf(w, "what\t%s\tway\tseconds\t%s\tratio\tMiB\t\n", size, rate)
 	for _, r := range t.Rows {
-		ratio, memory := "", ""
+		ratio, memory, pace := "", "", ""
+		if x := t.Growth(r); t.SizeName == "" {
+			pace = fmt.Sprintf("%.0f", float64(r.Size)/r.Seconds)
+		} else if x > 0 {
+			pace = fmt.Sprintf("%.2f", x)
+		}
 		if x := t.Ratio(r); x > 0 {
 			ratio = fmt.Sprintf("%.2f", x)
 		}
 		if r.MemoryMiB > 0 {
 			memory = fmt.Sprintf("%.0f", r.MemoryMiB)
 		}
-		fmt.Fprintf(w, "%s\t%d\t%s\t%.2f\t%.0f\t%s\t%s\t%s\n", r.What, r.Size, r.Way, r.Seconds, float64(r.Size)/r.Seconds, ratio, memory, r.Wrong)
+		fmt.Fprintf(w, "%s\t%d\t%s\t%.2f\t%s\t%s\t%s\t%s\n", r.What, r.Size, r.Way, r.Seconds, pace, ratio, memory, r.Wrong)
 	}
 	_ = w.Flush() // into memory
 	for _, n := range t.Notes {

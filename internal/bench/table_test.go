@@ -19,6 +19,10 @@ func TestTable(t *testing.T) {
 			t.Errorf("the table lacks %q:\n%s", want, got)
 		}
 	}
+	grown := Table{SizeName: "nodes", Rows: []Row{{What: "load", Size: 3, Way: "ours", Seconds: 3}, {What: "load", Size: 1, Way: "ours", Seconds: 2}, {What: "load", Size: 1, Way: "theirs", Seconds: 1}}}
+	if got := grown.String(); !strings.Contains(got, "nodes") || strings.Count(got, "1.50") != 1 {
+		t.Errorf("how time grows from one node to three is not told:\n%s", got)
+	}
 	dir := t.TempDir()
 	if err := write(dir, Result{Machine: thisMachine(), Tables: []Table{table, {Name: "empty"}}}); err != nil {
 		t.Fatal(err)

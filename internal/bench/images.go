@@ -41,9 +41,11 @@ type way struct {
 	run   func(ctx context.Context, j job, nodes []*kindx.Node) error
 }
 
-// bench is a run.
-type bench struct {
+// imagesBench is a run.
+type imagesBench struct {
 	config
+	sizes      []int // how many nodes are loaded into
+	megabytes  int   // of the image, unpacked
 	dir        string
 	cache      *images.Cache
 	kind, load string // programs
@@ -54,53 +56,67 @@ type bench struct {
 	names, blobs map[string][]string
 }
 
-func measure(ctx context.Context, c config) (t Table, err error) {
-	b := &bench{config: c, names: map[string][]string{}, blobs: map[string][]string{}, table: Table{
-		Name: "images", Title: fmt.Sprintf("Images into the nodes of a kind cluster: an image of %d MB, unpacked", c.megabytes),
+// cluster is the one whose nodes are loaded into.
+const cluster = "bench-images"
+
+// loaded measures how long images take into the nodes of a kind cluster, by this module and by
+// other ways, on the same nodes. It needs a container engine.
+func loaded(ctx context.Context, c config) ([]Table, error) {
+	b := &imagesBench{config: c, sizes: []int{1, 3, 5}, megabytes: 378, names: map[string][]string{}, blobs: map[string][]string{}}
+	if c.short {
+		b.sizes, b.megabytes = []int{1}, 60
+	}
+	b.table = Table{
+		Name: "images", Title: fmt.Sprintf("Images into the nodes of a kind cluster: an image of %d MB, unpacked", b.megabytes), SizeName: "nodes",
 		Notes: []string{
 			"Times are those of a process from start to end, but for images.Load and ko, which are called. Archives are written beforehand and not counted.",
 			"cold: nothing of it on the nodes. changed: one layer of 5 MB is new. present: all there. retag: there under another name. ten: ten images of a common base, nothing of them on the nodes.",
 			"ko's publisher loads into all nodes of a cluster, so it is measured with the most nodes alone.",
 		},
-	}}
+	}
+	err := b.measure(ctx)
+	return []Table{b.table}, err
+}
+
+func (b *imagesBench) measure(ctx context.Context) (err error) {
 	if b.dir, err = os.MkdirTemp("", "load-bench-"); err != nil {
-		return b.table, err
+		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
 	if b.cache, err = images.OpenCache(filepath.Join(b.dir, "cache")); err != nil {
-		return b.table, err
+		return err
 	}
 	if err := b.programs(ctx); err != nil {
-		return b.table, err
+		return err
 	}
 	remove, err := b.startCluster(ctx)
 	if err != nil {
-		return b.table, err
+		return err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
 	for _, what := range []struct {
 		name string
 		run  func(context.Context, int) error
 	}{{"cold", b.cold}, {"changed", b.changed}, {"ten", b.ten}} {
-		if c.only != "" && !strings.Contains(","+c.only+",", ","+what.name+",") && !(what.name == "changed" && strings.ContainsAny(c.only, "pr")) {
+		if b.short && what.name == "ten" {
 			continue
 		}
-		for _, n := range c.sizes {
-			c.log("%s, %d nodes", what.name, n)
+		for _, n := range b.sizes {
+			b.log("%s, %d nodes", what.name, n)
 			if err := what.run(ctx, n); err != nil {
-				return b.table, fmt.Errorf("%s, %d nodes: %w", what.name, n, err)
+				return fmt.Errorf("%s, %d nodes: %w", what.name, n, err)
 			}
 		}
 	}
-	return b.table, nil
+	return nil
 }
 
 // programs builds kind's and ours, of the versions that go.mod names.
-func (b *bench) programs(ctx context.Context) error {
+func (b *imagesBench) programs(ctx context.Context) error {
 	b.kind, b.load = filepath.Join(b.dir, "kind"), filepath.Join(b.dir, "load")
 	for out, pkg := range map[string]string{b.kind: "sigs.k8s.io/kind", b.load: "github.com/org/spire-vault-99-action/examples/load"} {
 		if err := command(ctx, "go", "build", "-o", out, pkg); err != nil {
-			return fmt.Errorf("%w; run it in its own folder, as go -C internal/imagebench run .", err)
+			return fmt.Errorf("%w; run it in its own folder, as go -C internal/bench run .", err)
 		}
 	}
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -114,19 +130,23 @@ func (b *bench) programs(ctx context.Context) error {
 }
 
 // startCluster makes the cluster, without a network: only its nodes' containerd counts.
-func (b *bench) startCluster(ctx context.Context) (remove func() error, err error) {
+func (b *imagesBench) startCluster(ctx context.Context) (remove func() error, err error) {
+	image, err := nodeImage(ctx)
+	if err != nil {
+		return nil, err
+	}
 	cfg := kindx.Config{
-		Name: b.cluster, Image: b.nodeImage, Workers: slices.Max(b.sizes) - 1, DisableDefaultCNI: true, KubeProxyMode: "none",
-		Kubeconfig: filepath.Join(os.TempDir(), "load-bench.kubeconfig"), StateDir: filepath.Join(os.TempDir(), "load-bench-state"),
+		Name: cluster, Image: image, Workers: slices.Max(b.sizes) - 1, DisableDefaultCNI: true, KubeProxyMode: "none",
+		Kubeconfig: filepath.Join(b.dir, "kubeconfig"), StateDir: filepath.Join(b.dir, "state"),
 		OnEvent: func(e kindx.Event) { b.log("%s", e) },
 	}
 	remove = func() error {
-		if b.keep {
-			return nil
-		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
 		defer cancel()
 		return kindx.Delete(ctx, cfg.Name, cfg)
+	}
+	if _, err := kindx.Nodes(ctx, cluster); !errors.Is(err, kindx.ErrNotFound) {
+		return nil, fmt.Errorf("cluster %s is there already, of another run: wait for its end, or kind delete cluster --name %[1]s (%v)", cluster, err)
 	}
 	if _, err := kindx.Ensure(ctx, cfg); err != nil {
 		return nil, errors.Join(err, remove())
@@ -140,13 +160,27 @@ func (b *bench) startCluster(ctx context.Context) (remove func() error, err erro
 	return remove, nil
 }
 
-func (b *bench) ways() []way {
+// nodeImage is one that the engine has, or "" for kind's own, which it then gets.
+func nodeImage(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "kindest/node").Output()
+	if err != nil {
+		return "", fmt.Errorf("looking for a node image: docker image ls: %w: the engine must run", err)
+	}
+	for name := range strings.Lines(string(out)) {
+		if name = strings.TrimSpace(name); !strings.Contains(name, "<none>") {
+			return name, nil
+		}
+	}
+	return "", nil
+}
+
+func (b *imagesBench) ways() []way {
 	flags := func(nodes []*kindx.Node) []string {
 		var names []string
 		for _, n := range nodes {
 			names = append(names, n.Name())
 		}
-		return []string{"--name", b.cluster, "--nodes", strings.Join(names, ",")}
+		return []string{"--name", cluster, "--nodes", strings.Join(names, ",")}
 	}
 	process := func(program string, what string, of func(j job) []string) func(context.Context, job, []*kindx.Node) error {
 		return func(ctx context.Context, j job, nodes []*kindx.Node) error {
@@ -169,7 +203,7 @@ func (b *bench) ways() []way {
 		{name: "examples/load image-archive", run: process(b.load, "image-archive", archive)},
 		{name: "kind load image-archive", run: process(b.kind, "image-archive", archive)},
 		{name: "ko's kind publisher", whole: true, run: func(ctx context.Context, j job, _ []*kindx.Node) error {
-			if err := os.Setenv("KIND_CLUSTER_NAME", b.cluster); err != nil {
+			if err := os.Setenv("KIND_CLUSTER_NAME", cluster); err != nil {
 				return err
 			}
 			for _, n := range j.images {
@@ -187,7 +221,7 @@ func (b *bench) ways() []way {
 }
 
 // job prepares images under fresh names.
-func (b *bench) job(ctx context.Context, tag string, all ...v1.Image) (job, error) {
+func (b *imagesBench) job(ctx context.Context, tag string, all ...v1.Image) (job, error) {
 	var j job
 	for i, img := range all {
 		ref := fmt.Sprintf("%s/app%d:%s", repository, i, tag)
@@ -206,15 +240,12 @@ func (b *bench) job(ctx context.Context, tag string, all ...v1.Image) (job, erro
 }
 
 // forget removes what a job left on this machine.
-func (b *bench) forget(ctx context.Context, j job) error {
+func (b *imagesBench) forget(ctx context.Context, j job) error {
 	return errors.Join(os.RemoveAll(j.archive), command(ctx, slices.Concat([]string{"docker", "image", "rm", "--force"}, j.refs)...))
 }
 
 // one measures a way, and looks at what became of it on every node.
-func (b *bench) one(ctx context.Context, what string, nodes []*kindx.Node, w way, j job) error {
-	if only := b.only; only != "" && !strings.Contains(","+only+",", ","+what+",") {
-		return w.run(ctx, j, nodes) // what follows builds on it
-	}
+func (b *imagesBench) one(ctx context.Context, what string, nodes []*kindx.Node, w way, j job) error {
 	began := time.Now()
 	if err := w.run(ctx, j, nodes); err != nil {
 		return fmt.Errorf("%s: %w", w.name, err)
@@ -234,7 +265,7 @@ func (b *bench) one(ctx context.Context, what string, nodes []*kindx.Node, w way
 }
 
 // wrong is what a node's runtime has in the images' place, or "".
-func (b *bench) wrong(ctx context.Context, nodes []*kindx.Node, j job) string {
+func (b *imagesBench) wrong(ctx context.Context, nodes []*kindx.Node, j job) string {
 	for _, n := range nodes {
 		for _, img := range j.images {
 			want, err := img.Image.ConfigName()
@@ -260,7 +291,7 @@ func (b *bench) wrong(ctx context.Context, nodes []*kindx.Node, j job) string {
 
 // wipe takes from the nodes all images, and their content, that they did not have at first:
 // the ways leave names of their own besides, and the nodes' runtime others.
-func (b *bench) wipe(ctx context.Context) error {
+func (b *imagesBench) wipe(ctx context.Context) error {
 	for _, n := range b.nodes {
 		var out bytes.Buffer
 		if err := n.Exec(ctx, nil, &out, "ctr", "--namespace", "k8s.io", "images", "ls", "--quiet"); err != nil {
@@ -285,7 +316,7 @@ func (b *bench) wipe(ctx context.Context) error {
 }
 
 // clean waits until the node has no more blobs than before the first measurement.
-func (b *bench) clean(ctx context.Context, n *kindx.Node) error {
+func (b *imagesBench) clean(ctx context.Context, n *kindx.Node) error {
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(200 * time.Millisecond) {
 		have, err := content(ctx, n)
 		if err != nil {
@@ -310,14 +341,14 @@ func content(ctx context.Context, n *kindx.Node) ([]string, error) {
 	return strings.Fields(out.String()), err
 }
 
-func (b *bench) next() uint64 { b.seed += 100; return b.seed }
+func (b *imagesBench) next() uint64 { b.seed += 100; return b.seed }
 
-func (b *bench) at(size int, w way) ([]*kindx.Node, bool) {
+func (b *imagesBench) at(size int, w way) ([]*kindx.Node, bool) {
 	return b.nodes[:size], !w.whole || size == len(b.nodes)
 }
 
 // cold loads an image of which the nodes have nothing.
-func (b *bench) cold(ctx context.Context, size int) error {
+func (b *imagesBench) cold(ctx context.Context, size int) error {
 	img, err := base(1, b.megabytes)
 	if err != nil {
 		return err
@@ -345,7 +376,7 @@ func (b *bench) cold(ctx context.Context, size int) error {
 
 // changed loads an image of which the nodes have all but one layer, then the same again,
 // then under another name.
-func (b *bench) changed(ctx context.Context, size int) error {
+func (b *imagesBench) changed(ctx context.Context, size int) error {
 	img, err := base(1, b.megabytes)
 	if err != nil {
 		return err
@@ -396,7 +427,7 @@ func (b *bench) changed(ctx context.Context, size int) error {
 }
 
 // ten loads ten images of one base, a sixth of the large image, and a layer of their own.
-func (b *bench) ten(ctx context.Context, size int) error {
+func (b *imagesBench) ten(ctx context.Context, size int) error {
 	img, err := base(50, b.megabytes/6)
 	if err != nil {
 		return err
