@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
 	"github.com/org/spire-vault-99-action/internal/run"
 )
 
@@ -55,6 +57,42 @@ func LoadAfterGarbageCollection(t *testing.T, bin string) {
 	}
 }
 
+// LoadAfterGarbageCollectionMeanwhile removes a layer's content between the moment in
+// which Load sees it and the import, which can do nothing without.
+func LoadAfterGarbageCollectionMeanwhile(t *testing.T, bin string) {
+	node := startContainerd(t, bin)
+	older, newer := testImage(t, Zstd, "base"), testImage(t, Zstd, "base", "top")
+	_, _, layers := parts(t, newer)
+	if _, err := Load(t.Context(), []Node{node}, []NamedImage{{Ref: "gc:v1", Image: older}}, LoadConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	var said []string
+	got, err := Load(t.Context(), []Node{collecting{node, layers[0]}}, []NamedImage{{Ref: "gc:v2", Image: newer}}, LoadConfig{OnEvent: func(e Event) { said = append(said, e.Verb) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(said, "load again") || got.Nodes[0].BytesSkipped != 0 {
+		t.Errorf("events %q, result %+v", said, got)
+	}
+	if missing, err := Missing(t.Context(), []Node{node}, []NamedImage{{Ref: "gc:v2", Image: newer}}, LoadConfig{}); err != nil || len(missing) != 0 {
+		t.Errorf("missing %v, %v", missing, err)
+	}
+}
+
+// collecting loses a blob as soon as it has listed its content.
+type collecting struct {
+	localNode
+	lost v1.Hash
+}
+
+func (n collecting) Exec(ctx context.Context, stdin io.Reader, stdout io.Writer, argv ...string) error {
+	err := n.localNode.Exec(ctx, stdin, stdout, argv...)
+	if slices.Contains(argv, "content") && err == nil {
+		err = n.localNode.Exec(ctx, nil, nil, "ctr", "--namespace", "k8s.io", "content", "rm", n.lost.String())
+	}
+	return err
+}
+
 type localNode struct{ ctr, socket string }
 
 func (n localNode) Name() string { return "local" }
@@ -66,47 +104,76 @@ func (n localNode) Exec(ctx context.Context, stdin io.Reader, stdout io.Writer, 
 	return run.Cmd{Argv: slices.Concat([]string{n.ctr, "--address", n.socket}, argv[1:]), Stdin: stdin, Stdout: stdout}.Run(ctx)
 }
 
-func startContainerd(t *testing.T, bin string) localNode {
+// containerd is one of the test's own, which can be killed and started again.
+type containerd struct {
+	localNode
+	bin, dir string
+	daemon   *exec.Cmd
+}
+
+func startContainerd(t *testing.T, bin string) localNode { return newContainerd(t, bin, 0).localNode }
+
+// newContainerd starts one, on a disk of its own of that many bytes if they are not 0.
+func newContainerd(t *testing.T, bin string, disk int) *containerd {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ctrd") // a socket's path must be short
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	node := localNode{filepath.Join(bin, "ctr"), filepath.Join(dir, "c.sock")}
+	root := filepath.Join(dir, "root")
+	if err := os.Mkdir(root, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if disk > 0 {
+		if err := syscall.Mount("tmpfs", root, "tmpfs", 0, fmt.Sprintf("size=%d", disk)); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = syscall.Unmount(root, syscall.MNT_DETACH) })
+	}
+	c := &containerd{localNode: localNode{filepath.Join(bin, "ctr"), filepath.Join(dir, "c.sock")}, bin: bin, dir: dir}
 	writeFile(t, filepath.Join(dir, "config.toml"), fmt.Sprintf(`version = 2
 root = %q
 state = %q
 disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.nri.v1.nri"]
 [grpc]
 address = %q
-`, filepath.Join(dir, "root"), filepath.Join(dir, "state"), node.socket))
-	logs, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	daemon := exec.Command(filepath.Join(bin, "containerd"), "--config", filepath.Join(dir, "config.toml"))
-	daemon.Stdout, daemon.Stderr = logs, logs
-	daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := daemon.Start(); err != nil {
-		t.Fatal(err)
-	}
+`, root, filepath.Join(dir, "state"), c.socket))
 	t.Cleanup(func() {
-		daemon.Process.Signal(syscall.SIGTERM)
-		daemon.Wait()
-		logs.Close()
+		c.stop(syscall.SIGTERM)
 		if t.Failed() {
-			if raw, err := os.ReadFile(logs.Name()); err == nil {
-				t.Logf("containerd said:\n%s", raw)
+			if raw, err := os.ReadFile(filepath.Join(dir, "log")); err == nil {
+				t.Logf("containerd said:\n%s", raw[max(0, len(raw)-20000):])
 			}
 		}
 	})
+	c.start(t)
+	return c
+}
+
+func (c *containerd) start(t *testing.T) {
+	t.Helper()
+	logs, err := os.OpenFile(filepath.Join(c.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer logs.Close()
+	c.daemon = exec.Command(filepath.Join(c.bin, "containerd"), "--config", filepath.Join(c.dir, "config.toml"))
+	c.daemon.Stdout, c.daemon.Stderr = logs, logs
+	c.daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := c.daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
 	var last error
 	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); <-time.After(100 * time.Millisecond) {
-		if last = node.Exec(t.Context(), nil, nil, "ctr", "version"); last == nil {
-			return node
+		if last = c.Exec(t.Context(), nil, nil, "ctr", "version"); last == nil {
+			return
 		}
 	}
 	t.Fatalf("containerd does not answer: %v", last)
-	return node
+}
+
+func (c *containerd) stop(s syscall.Signal) {
+	_ = c.daemon.Process.Signal(s)
+	_ = c.daemon.Wait() // how it ends is no matter
 }
