@@ -16,7 +16,7 @@ func testIndex(t *testing.T, text string) (v1.ImageIndex, v1.Image) {
 	t.Helper()
 	here := testImage(t, Zstd, text)
 	elsewhere := mutate.MediaType(mutate.Annotations(here, map[string]string{"for": "elsewhere"}).(v1.Image), types.OCIManifestSchema1)
-	var index v1.ImageIndex = mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	index = mutate.AppendManifests(index,
 		mutate.IndexAddendum{Add: elsewhere, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "s390x"}}},
 		mutate.IndexAddendum{Add: here, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: runtime.GOARCH}}})

@@ -49,7 +49,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	f.SetOutput(stderr)
 	f.BoolVar(&short, "short", false, "one node and a small image, for a minute")
 	f.StringVar(&out, "out", "", "file for the result as JSON")
-	f.IntVar(&c.megabytes, "mb", 0, "size of the image, unpacked, in MB (default 378, or 60 if short)")
+	f.IntVar(&c.megabytes, "mb", 0, "size of the image, unpacked, in MB (default 378, or 24 if short)")
 	f.IntVar(&c.repeat, "repeat", 1, "measure each thing so often, and take the best")
 	f.StringVar(&c.nodeImage, "node-image", "", "image of the nodes (default: the one that kind was made for)")
 	f.StringVar(&c.cluster, "name", "load-bench", "name of the cluster, which is made and removed")
@@ -77,7 +77,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if c.megabytes == 0 {
 		c.megabytes = 378
 		if short {
-			c.megabytes = 60
+			c.megabytes = 24
 		}
 	}
 	table, err := measure(ctx, c)
