@@ -64,7 +64,7 @@ const cluster = "bench-images"
 func loaded(ctx context.Context, c config) ([]Table, error) {
 	b := &imagesBench{config: c, sizes: []int{1, 3, 5}, megabytes: 378, names: map[string][]string{}, blobs: map[string][]string{}}
 	if c.short {
-		b.sizes, b.megabytes = []int{1}, 60
+		b.sizes, b.megabytes = []int{1}, 24
 	}
 	b.table = Table{
 		Name: "images", Title: fmt.Sprintf("Images into the nodes of a kind cluster: an image of %d MB, unpacked", b.megabytes), SizeName: "nodes",
