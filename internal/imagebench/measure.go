@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -215,6 +216,8 @@ func (b *bench) one(ctx context.Context, what string, nodes []*kindx.Node, w way
 	if only := b.only; only != "" && !strings.Contains(","+only+",", ","+what+",") {
 		return w.run(ctx, j, nodes) // what follows builds on it
 	}
+	// What was prepared, or came before, is to be on disk: nobody pays for another's writes.
+	syscall.Sync()
 	began := time.Now()
 	if err := w.run(ctx, j, nodes); err != nil {
 		return fmt.Errorf("%s: %w", w.name, err)
