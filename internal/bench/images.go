@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -246,6 +247,8 @@ func (b *imagesBench) forget(ctx context.Context, j job) error {
 
 // one measures a way, and looks at what became of it on every node.
 func (b *imagesBench) one(ctx context.Context, what string, nodes []*kindx.Node, w way, j job) error {
+	// What was prepared, or came before, is to be on disk: nobody pays for another's writes.
+	syscall.Sync()
 	began := time.Now()
 	if err := w.run(ctx, j, nodes); err != nil {
 		return fmt.Errorf("%s: %w", w.name, err)
