@@ -19,7 +19,7 @@ test: packages ## everything, on the real parts: a cluster is brought up and tak
 	$(GO) -C internal/ciliumjudge test -count=1 .
 	$(GO) -C internal/bench test -count=1 .
 	$(MAKE) fuzz
-	$(GO) test -tags e2e -count=1 -timeout 20m -p 2 -run '^TestE2E' ./examples/... ./kindx ./images/... ./spire/... ./internal/ghostunnel ./zerotrust/precinct ./zerotrust/probe/prober
+	$(GO) test -tags e2e -count=1 -timeout 20m -p 2 -run '^TestE2E' ./zerotrust/precinct ./examples/... ./kindx ./images/... ./spire/... ./internal/ghostunnel ./zerotrust/probe/prober
 	$(GO) test -tags e2e -count=1 -timeout 80m -v -run '^TestE2E' ./zerotrust
 	ACT=$(ACT) $(GO) test -tags e2e -count=1 -timeout 30m -short -v -run '^TestE2E' ./action
 	$(MAKE) bench-short
