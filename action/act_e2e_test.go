@@ -316,8 +316,8 @@ func beside(t *testing.T, began, ended time.Time, report string) (before, after 
 	return r.Started.Sub(began), ended.Sub(r.Ended)
 }
 
-// The step as the runner starts it, shim and all, and the demo's program prove the same intent in
-// the same cluster. What each takes beside the phases is its own.
+// The step as the runner starts it, shim and all, and the demo's program bring the same intent up to
+// its applications, in the same cluster. What each takes beside the phases is its own.
 func (a *actions) overhead(t *testing.T) {
 	if !a.clusterIsThere(t, actCluster) {
 		t.Fatal("the cluster of the step before is needed")
@@ -342,10 +342,10 @@ func (a *actions) overhead(t *testing.T) {
 		Argv: []string{"node", "action/shim/main.mjs"},
 		Env: run.Environ("ZEROTRUST_ACTION_BINARY="+a.binary, "GITHUB_WORKSPACE="+a.dir, "RUNNER_TEMP="+dir,
 			"GITHUB_OUTPUT="+filepath.Join(dir, "output"), "GITHUB_STEP_SUMMARY="+filepath.Join(dir, "summary"), "GITHUB_STATE="+filepath.Join(dir, "state"),
-			"INPUT_INTENT=zerotrust.yaml", "INPUT_WORKERS=1", "INPUT_IMAGES=fromsource", "INPUT_CLEANUP=never", "INPUT_REPORT-DIR="+filepath.Join(dir, "step")),
+			"INPUT_INTENT=zerotrust.yaml", "INPUT_WORKERS=1", "INPUT_IMAGES=fromsource", "INPUT_CLEANUP=never", "INPUT_PHASES=apps", "INPUT_REPORT-DIR="+filepath.Join(dir, "step")),
 	})
 	fullBefore, fullAfter := timed(filepath.Join(dir, "full", "report.json"), run.Cmd{
-		Argv: []string{"go", "run", "./examples/full", "--intent", "zerotrust.yaml", "--workers", "1", "--images", "fromsource", "--keep",
+		Argv: []string{"go", "run", "./examples/full", "--intent", "zerotrust.yaml", "--workers", "1", "--images", "fromsource", "--keep", "--phase", "apps",
 			"--kubeconfig", filepath.Join(dir, "kubeconfig"), "--report-dir", filepath.Join(dir, "full")},
 	})
 	t.Logf("the step: %.2fs before the phases, %.2fs after them; go run ./examples/full: %.2fs and %.2fs", before.Seconds(), after.Seconds(), fullBefore.Seconds(), fullAfter.Seconds())
