@@ -360,6 +360,11 @@ func (b *imagesBench) cold(ctx context.Context, size int) error {
 	if err != nil {
 		return err
 	}
+	return b.coldly(ctx, "cold", size, j)
+}
+
+// coldly has each way load the job into nodes that have nothing of it.
+func (b *imagesBench) coldly(ctx context.Context, what string, size int, j job) error {
 	for range b.repeat {
 		for _, w := range b.ways() {
 			nodes, ok := b.at(size, w)
@@ -369,7 +374,7 @@ func (b *imagesBench) cold(ctx context.Context, size int) error {
 			if err := b.wipe(ctx); err != nil {
 				return err
 			}
-			if err := b.one(ctx, "cold", nodes, w, j); err != nil {
+			if err := b.one(ctx, what, nodes, w, j); err != nil {
 				return err
 			}
 		}
@@ -449,21 +454,7 @@ func (b *imagesBench) ten(ctx context.Context, size int) error {
 	if err != nil {
 		return err
 	}
-	for range b.repeat {
-		for _, w := range b.ways() {
-			nodes, ok := b.at(size, w)
-			if !ok {
-				continue
-			}
-			if err := b.wipe(ctx); err != nil {
-				return err
-			}
-			if err := b.one(ctx, "ten", nodes, w, j); err != nil {
-				return err
-			}
-		}
-	}
-	return errors.Join(b.wipe(ctx), b.forget(ctx, j))
+	return b.coldly(ctx, "ten", size, j)
 }
 
 // command runs it, and tells what it said if it fails.
