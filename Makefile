@@ -13,14 +13,16 @@ verify: ## prove the running cluster again, changing nothing
 down: ## remove the cluster
 	$(GO) run ./examples/full --down
 
+# ./zerotrust first: it installs the engine and builds the images where there are none, with time
+# enough for it.
 test: packages ## everything, on the real parts: a cluster is brought up and taken down
 	$(GO) vet -tags e2e ./...
 	$(GO) test ./...
 	$(GO) -C internal/ciliumjudge test -count=1 .
 	$(GO) -C internal/bench test -count=1 .
 	$(MAKE) fuzz
-	$(GO) test -tags e2e -count=1 -timeout 20m -p 2 -run '^TestE2E' ./zerotrust/precinct ./examples/... ./kindx ./images/... ./spire/... ./internal/ghostunnel ./zerotrust/probe/prober
 	$(GO) test -tags e2e -count=1 -timeout 80m -v -run '^TestE2E' ./zerotrust
+	$(GO) test -tags e2e -count=1 -timeout 20m -p 2 -run '^TestE2E' ./zerotrust/precinct ./examples/... ./kindx ./images/... ./spire/... ./internal/ghostunnel ./zerotrust/probe/prober
 	ACT=$(ACT) $(GO) test -tags e2e -count=1 -timeout 30m -short -v -run '^TestE2E' ./action
 	$(MAKE) bench-short
 
