@@ -35,10 +35,7 @@ func (s *Stack) installPhases() []*phase.Phase {
 		Name: "cluster", Doc: "The cluster answers, can take the intent, and is kept for it.",
 		Apply: s.claim, Checks: s.claimChecks(),
 	}
-	imagesPhase := &phase.Phase{
-		Name: "images", Doc: "Every image is at hand: from the cache, a registry or source.",
-		Needs: []*phase.Phase{cluster}, Apply: s.applyImages, Checks: s.imagesChecks(), Timeout: imagesTimeout,
-	}
+	imagesPhase := s.imagesPhase(cluster)
 	registry := &phase.Phase{
 		Name: "registry", Doc: "Every image is where the nodes pull it from.",
 		Needs: []*phase.Phase{imagesPhase}, Apply: s.push, Checks: s.registryChecks(),
@@ -49,10 +46,7 @@ func (s *Stack) installPhases() []*phase.Phase {
 		Name: "4B-network-architecture", Doc: "Services are no node's ports but where they are published; names and health work inside.",
 		Needs: []*phase.Phase{apps}, Checks: s.checks4B(),
 	}
-	c4 := &phase.Phase{
-		Name: "4C-cilium-spiffe", Doc: "Cilium authenticates with identities that SPIRE issues, on every node.",
-		Needs: []*phase.Phase{apps}, Checks: s.checks4C(),
-	}
+	c4 := s.phase4C(apps)
 	verify := s.VerifyPhases()
 	verify[0].Needs = append(verify[0].Needs, c4)
 	return append(append(all, b4, c4), verify...)

@@ -38,10 +38,7 @@ func (s *Stack) Phases() []*phase.Phase {
 		Name: "preflight", Doc: "The machine has a container engine and room for the cluster.",
 		Apply: s.applyPreflight, Checks: s.preflightChecks(),
 	}
-	imagesPhase := &phase.Phase{
-		Name: "images", Doc: "Every image is at hand: from the cache, a registry or source.",
-		Needs: []*phase.Phase{preflight}, Apply: s.applyImages, Checks: s.imagesChecks(), Timeout: imagesTimeout,
-	}
+	imagesPhase := s.imagesPhase(preflight)
 	cluster := &phase.Phase{
 		Name: "cluster", Doc: "A kind cluster runs, and its nodes hold the images.",
 		Needs: []*phase.Phase{imagesPhase}, Apply: s.applyCluster, Checks: s.clusterChecks(),
@@ -52,15 +49,26 @@ func (s *Stack) Phases() []*phase.Phase {
 		Name: "4B-network-architecture", Doc: "What is not published cannot be reached from outside; what is, can.",
 		Needs: []*phase.Phase{apps}, Checks: s.checks4B(),
 	}
-	c4 := &phase.Phase{
-		Name: "4C-cilium-spiffe", Doc: "Cilium authenticates with identities that SPIRE issues, on every node.",
-		Needs: []*phase.Phase{apps}, Checks: s.checks4C(),
-	}
+	c4 := s.phase4C(apps)
 	d4 := &phase.Phase{
 		Name: "4D-network-policies", Doc: "Every allowed edge connects; every other one is dropped, for the right reason.",
 		Needs: []*phase.Phase{c4}, Checks: s.checks4D(),
 	}
 	return append(all, b4, c4, d4)
+}
+
+func (s *Stack) imagesPhase(base *phase.Phase) *phase.Phase {
+	return &phase.Phase{
+		Name: "images", Doc: "Every image is at hand: from the cache, a registry or source.",
+		Needs: []*phase.Phase{base}, Apply: s.applyImages, Checks: s.imagesChecks(), Timeout: imagesTimeout,
+	}
+}
+
+func (s *Stack) phase4C(apps *phase.Phase) *phase.Phase {
+	return &phase.Phase{
+		Name: "4C-cilium-spiffe", Doc: "Cilium authenticates with identities that SPIRE issues, on every node.",
+		Needs: []*phase.Phase{apps}, Checks: s.checks4C(),
+	}
 }
 
 // meshPhases bring up what makes the mesh, once base is done; the last one is "apps".
