@@ -40,6 +40,7 @@ var rules = map[string]rule{
 	"internal/ghostunnel":      {imports: []string{"internal/manifest"}, tests: []string{"internal/run", "spire", "spire/spiretest", "images/fromsource/sourcetest"}, without: []string{"k8s.io", kind, helm}},
 	"internal/golden":          {forTests: true, speaks: true}, // tests get -update from it
 	"internal/loopback":        {forTests: true},
+	"internal/pgtest":          {forTests: true, imports: []string{"internal/loopback"}, without: []string{"k8s.io", kind, helm}},
 	"internal/importrules":     {},
 
 	// The four layers, which never import each other. Tests may get programs to run
@@ -71,7 +72,7 @@ var rules = map[string]rule{
 
 	// Programs. Examples show what others can do, so they see what others see.
 	"action":                     {imports: append([]string{"internal/..."}, public...), tests: []string{"kindx/kindtest"}, speaks: true},
-	"examples/...":               {imports: append([]string{"examples/..."}, public...), speaks: true},
+	"examples/...":               {imports: append([]string{"examples/..."}, public...), tests: []string{"internal/pgtest", "internal/loopback"}, speaks: true},
 	"examples/entries":           {imports: append([]string{"examples/entries/entryfile"}, public...), tests: []string{"spire/spiretest", "images/fromsource/sourcetest"}, speaks: true},
 	"examples/entries/entryfile": {imports: []string{"spire"}, without: []string{"k8s.io", kind, helm}},
 }

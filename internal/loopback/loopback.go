@@ -26,3 +26,14 @@ func Serve(tb testing.TB, serve func(net.Conn)) string {
 	}()
 	return l.Addr().String()
 }
+
+// FreePort is a TCP port of 127.0.0.1 that nobody listened on just now.
+func FreePort(tb testing.TB) int {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).Port
+}

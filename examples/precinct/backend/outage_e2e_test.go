@@ -55,7 +55,7 @@ func absent(t *testing.T, what string, got answer, sentence string) {
 
 func TestE2EEverythingIsMissingAtStart(t *testing.T) {
 	w := newWorld(t)
-	w.database.stop()
+	w.database.Stop()
 	svid := w.source.current.Load()
 	w.start()
 	w.source.current.Store(nil)
@@ -81,7 +81,7 @@ func TestE2EEverythingIsMissingAtStart(t *testing.T) {
 	w.waitFor("vault", true, "")
 	absent(t, "login without PostgreSQL", b.post("/api/auth/login", "username", "jake", "password", "jake-precinct99"), "the database is not available")
 
-	w.database.start()
+	w.database.Start()
 	w.waitReady()
 	b.login("jake")
 	if got := w.backend.readyForCallers(t.Context()); !got.Ready {
@@ -127,12 +127,12 @@ func TestE2EPostgresKilledAndBack(t *testing.T) {
 		}
 		return nil
 	})
-	w.database.kill()
+	w.database.Kill()
 	w.waitFor("database", false, "not reachable")
 	absent(t, "me", b.get("/api/auth/me"), "the database is not available")
 	absent(t, "login", b.post("/api/auth/login", "username", "jake", "password", "jake-precinct99"), "the database is not available")
 	absent(t, "a rotation", b.do("POST", "/api/demo/rotate", "", nil), "the database is not available")
-	w.database.start()
+	w.database.Start()
 	start := time.Now()
 	eventually(t, 10*time.Second, "the session to be good again", func() error {
 		if got := b.get("/api/auth/me"); got.status != 200 {

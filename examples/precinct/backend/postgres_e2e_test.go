@@ -3,84 +3,33 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"fmt"
-	"net"
-	"os"
-	"os/exec"
-	osuser "os/user"
-	"path/filepath"
-	"strconv"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/org/spire-vault-99-action/internal/pgtest"
 )
-
-const postgresBin = "/usr/lib/postgresql/15/bin"
 
 // database is a real PostgreSQL with TLS on the loopback, and the roles that the
 // engine makes there.
 type database struct {
-	t       *testing.T
-	dir     string
-	port    int
-	id      *syscall.Credential // who it runs as: it refuses to run as root
-	process *exec.Cmd
-	log     bytes.Buffer
+	*pgtest.Server
+	t *testing.T
 }
 
 func newDatabase(t *testing.T, ca *authority) *database {
 	t.Helper()
-	if _, err := os.Stat(filepath.Join(postgresBin, "initdb")); err != nil {
-		t.Fatalf("PostgreSQL's programs are not in %s: install Debian's package postgresql-15", postgresBin)
-	}
-	d := &database{t: t, port: freePort(t)}
-	// Not t.TempDir: its parent is closed to other users.
-	dir, err := os.MkdirTemp("", "precinct-postgres-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.dir = dir
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if os.Getuid() == 0 {
-		d.id = &syscall.Credential{Uid: 65534, Gid: 65534}
-		if u, err := osuser.Lookup("postgres"); err == nil {
-			uid, _ := strconv.Atoi(u.Uid)
-			gid, _ := strconv.Atoi(u.Gid)
-			d.id = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-		}
-		if err := os.Chown(dir, int(d.id.Uid), int(d.id.Gid)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	data := filepath.Join(dir, "data")
-	if out, err := d.command("initdb", "--no-sync", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale", "C").CombinedOutput(); err != nil {
-		t.Fatalf("initdb: %v\n%s", err, out)
-	}
 	cert, key := pems(t, ca.svid(postgresID, time.Hour))
-	for name, text := range map[string][]byte{
-		"server.crt": cert, "server.key": key, "ca.crt": certPEM(ca.cert),
-		"pg_hba.conf": []byte("local all postgres trust\nhostssl all all 127.0.0.1/32 scram-sha-256 clientcert=verify-ca\n"),
-		"postgresql.auto.conf": fmt.Appendf(nil, "listen_addresses='127.0.0.1'\nport=%d\nunix_socket_directories='%s'\nssl=on\nssl_ca_file='ca.crt'\nfsync=off\nmax_connections=40\n",
-			d.port, dir),
-	} {
-		file := filepath.Join(data, name)
-		if err := os.WriteFile(file, text, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if d.id != nil {
-			if err := os.Chown(file, int(d.id.Uid), int(d.id.Gid)); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	d.start()
-	t.Cleanup(d.stop)
-	d.exec("CREATE DATABASE precinct")
+	d := &database{t: t, Server: pgtest.Start(t, pgtest.Config{
+		Files: map[string][]byte{
+			"server.crt": cert, "server.key": key, "ca.crt": certPEM(ca.cert),
+			"pg_hba.conf": []byte("local all postgres trust\nhostssl all all 127.0.0.1/32 scram-sha-256 clientcert=verify-ca\n"),
+		},
+		Settings: "ssl=on\nssl_ca_file='ca.crt'\nfsync=off\nmax_connections=40\n",
+	})}
+	d.CreateDatabase("precinct")
 	d.exec("CREATE ROLE precinct_owner NOLOGIN")
 	d.exec("CREATE ROLE precinct_app NOLOGIN")
 	d.exec("GRANT USAGE, CREATE ON SCHEMA public TO precinct_owner")
@@ -89,75 +38,8 @@ func newDatabase(t *testing.T, ca *authority) *database {
 	return d
 }
 
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
-func (d *database) command(name string, args ...string) *exec.Cmd {
-	c := exec.Command(filepath.Join(postgresBin, name), args...)
-	c.Dir = d.dir
-	// A server that outlived its test would stay for ever.
-	c.SysProcAttr = &syscall.SysProcAttr{Credential: d.id, Pdeathsig: syscall.SIGINT}
-	return c
-}
-
-func (d *database) start() {
-	d.t.Helper()
-	d.process = d.command("postgres", "-D", filepath.Join(d.dir, "data"))
-	d.process.Stdout, d.process.Stderr = &d.log, &d.log
-	if err := d.process.Start(); err != nil {
-		d.t.Fatal(err)
-	}
-	eventually(d.t, 20*time.Second, "PostgreSQL to answer", func() error {
-		conn, err := d.connect("postgres")
-		if err == nil {
-			conn.Close(context.Background())
-		}
-		return err
-	})
-}
-
-// stop is at once: connections are cut off.
-func (d *database) stop() {
-	if d.process == nil {
-		return
-	}
-	_ = d.process.Process.Signal(syscall.SIGINT)
-	_ = d.process.Wait()
-	d.process = nil
-}
-
-// kill is without a chance to say goodbye to anyone.
-func (d *database) kill() {
-	d.t.Helper()
-	// Only the first process: the others see it go and end by themselves.
-	_ = d.process.Process.Kill()
-	_ = d.process.Wait()
-	d.process = nil
-	eventually(d.t, 20*time.Second, "PostgreSQL's other processes to end", func() error {
-		conn, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(d.port)))
-		if err != nil {
-			return nil
-		}
-		conn.Close()
-		return fmt.Errorf("port %d still answers", d.port)
-	})
-}
-
 func (d *database) connect(name string) (*pgx.Conn, error) {
-	config, err := pgx.ParseConfig("sslmode=disable")
-	if err != nil {
-		return nil, err
-	}
-	config.Host, config.Port, config.User, config.Database = d.dir, uint16(d.port), "postgres", name
-	config.Fallbacks = nil
-	return pgx.ConnectConfig(context.Background(), config)
+	return pgx.Connect(context.Background(), d.DSN(name))
 }
 
 var admin sync.Mutex // CREATE ROLE and DROP ROLE at the same time disturb each other

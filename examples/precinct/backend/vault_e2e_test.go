@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/org/spire-vault-99-action/examples/precinct/identity"
+	"github.com/org/spire-vault-99-action/internal/loopback"
 )
 
 // fakeVault speaks Vault's protocol as far as the backend uses it. The database users
@@ -39,7 +40,7 @@ type fakeVault struct {
 func newFakeVault(t *testing.T, ca *authority, d *database) *fakeVault {
 	t.Helper()
 	v := &fakeVault{t: t, database: d, ca: ca, ttl: time.Hour, jwts: map[string]bool{}, tokens: map[string][]string{},
-		kv: map[string]json.RawMessage{}, address: fmt.Sprintf("127.0.0.1:%d", freePort(t))}
+		kv: map[string]json.RawMessage{}, address: fmt.Sprintf("127.0.0.1:%d", loopback.FreePort(t))}
 	t.Cleanup(func() { v.stop(); v.dropped.Wait() })
 	return v
 }

@@ -67,7 +67,6 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the backend's log:\n%s", w.log)
-			t.Logf("PostgreSQL's log:\n%s", &w.database.log)
 		}
 	})
 	return w
@@ -111,7 +110,7 @@ func (w *world) start() {
 			},
 		},
 		DatabaseRole: "backend", SchemaRole: "backend-schema",
-		Postgres:  Postgres{Host: "127.0.0.1", Port: uint16(w.database.port), Database: "precinct", ID: postgresID},
+		Postgres:  Postgres{Host: "127.0.0.1", Port: uint16(w.database.Port), Database: "precinct", ID: postgresID},
 		GitHubURL: "https://" + github.Addr().String(), GitHub: client(w.source, githubID),
 	})
 	if err != nil {
