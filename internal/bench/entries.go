@@ -48,8 +48,9 @@ func edited(want []spire.Entry) []spire.Entry {
 
 type entriesBench struct {
 	config
-	bin        string // the folder of spire-server
-	controller string // spire-controller-manager
+	bin string // the folder of spire-server
+	// controller is the program spire-controller-manager, controllerSource its module's folder.
+	controller, controllerSource string
 }
 
 // entries measures creation, with all ways on servers of their own, and what a sync of a
@@ -60,36 +61,59 @@ func entries(ctx context.Context, c config) ([]Table, error) {
 		if b.bin == "" {
 			b.bin = sourcetest.Binaries(t, sourcetest.File{Image: "ghcr.io/spiffe/spire-server:" + spireVersion, Path: "/opt/spire/bin/spire-server"})
 		}
-		b.controller, err = buildController(ctx)
+		b.controller, b.controllerSource, err = buildController(ctx)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(filepath.Dir(b.controller))
-	sizes, large := []int{1000, 5000, 10000}, 100_000
-	if c.short {
-		sizes = []int{1000}
+	if b.short {
+		return b.inShort(ctx)
 	}
-	created, err := b.created(ctx, sizes)
-	tables := []Table{created}
-	if err != nil {
-		return tables, err
+	const large = 100_000
+	sizes := b.sizes
+	if len(sizes) == 0 {
+		sizes = []int{1000, 5000, 10_000}
 	}
-	kept, err := b.kept(ctx, large)
-	return append(tables, kept), err
+	slices.Sort(sizes)
+	var tables []Table
+	for _, step := range []func() (Table, error){
+		func() (Table, error) {
+			table, err := b.created(ctx, sqliteBySPIFFEID, sizes)
+			if err != nil {
+				return table, err
+			}
+			rows, err := b.createdFromCluster(ctx, sqliteBySPIFFEID, sizes)
+			table.Rows = append(table.Rows, rows...)
+			return table, err
+		},
+		func() (Table, error) { return b.created(ctx, sqliteByParent, []int{5000}) },
+		func() (Table, error) { return b.created(ctx, postgreSQL, sizes) },
+		func() (Table, error) { return b.kept(ctx, sqliteBySPIFFEID, large) },
+		func() (Table, error) { return b.kept(ctx, postgreSQL, large) },
+	} {
+		table, err := step()
+		tables = append(tables, table)
+		if err != nil {
+			return tables, err
+		}
+	}
+	return tables, nil
 }
 
-// server runs a SPIRE server for as long as f does.
-func (b entriesBench) server(ctx context.Context, f func(testing.TB, *spiretest.Real) error) error {
-	return within(ctx, b.log, func(t testing.TB) error {
-		return f(t, spiretest.StartReal(t, spiretest.RealConfig{
-			BinDir: b.bin, TrustDomain: td, ServerOnly: true,
-			// No agents are served here; at the default the server would spend its time reading
-			// the table anew.
-			CacheReload: time.Hour,
-		}))
-	})
+// inShort is what takes a minute or two.
+func (b entriesBench) inShort(ctx context.Context) ([]Table, error) {
+	sqlite, err := b.created(ctx, sqliteBySPIFFEID, []int{1000})
+	if err != nil {
+		return []Table{sqlite}, err
+	}
+	postgres, err := b.created(ctx, postgreSQL, []int{1000})
+	if err != nil {
+		return []Table{sqlite, postgres}, err
+	}
+	kept, err := b.kept(ctx, sqliteBySPIFFEID, 100_000)
+	return []Table{sqlite, postgres, kept}, err
 }
 
 // setting is how a bare loop of calls writes.
@@ -100,7 +124,7 @@ func (s setting) String() string {
 }
 
 // settings are the loops that are tried; the best of them is the limit.
-var settings = []setting{{100, 1, 1}, {50, 2, 1}, {100, 4, 1}, {20, 4, 1}, {20, 8, 4}}
+var settings = []setting{{100, 1, 1}, {50, 2, 1}, {100, 4, 1}, {50, 8, 1}, {20, 8, 4}, {20, 16, 4}}
 
 func (b entriesBench) settings() []setting {
 	if b.short {
@@ -125,44 +149,52 @@ func (b entriesBench) measure(row *Row, once func() (time.Duration, string, erro
 	return nil
 }
 
-func (b entriesBench) created(ctx context.Context, sizes []int) (Table, error) {
+// createdWay is one way to have entries on an empty server.
+type createdWay struct {
+	name string
+	once func(context.Context, testing.TB, *spiretest.Real) (time.Duration, error)
+}
+
+// createdWays are those that are tried with want: the bare loops first.
+func (b entriesBench) createdWays(want []spire.Entry, settings []setting) []createdWay {
+	var ways []createdWay
+	for _, s := range settings {
+		ways = append(ways, createdWay{s.String(), func(ctx context.Context, t testing.TB, real *spiretest.Real) (time.Duration, error) {
+			return bareCreate(ctx, t, real, want, s)
+		}})
+	}
+	return append(ways,
+		createdWay{"spire.Sync", func(ctx context.Context, _ testing.TB, real *spiretest.Real) (time.Duration, error) {
+			r, err := spire.Sync(ctx, real.Conn, want, spire.SyncConfig{Owner: owner})
+			return r.Took, err
+		}},
+		createdWay{"spire-server entry create", func(ctx context.Context, t testing.TB, real *spiretest.Real) (time.Duration, error) {
+			return b.cli(ctx, t, real, want)
+		}},
+		createdWay{"spire-controller-manager", func(ctx context.Context, t testing.TB, real *spiretest.Real) (time.Duration, error) {
+			r, err := b.reconcileStatic(ctx, t, real, want)
+			return r.write, err
+		}})
+}
+
+func (b entriesBench) created(ctx context.Context, d database, sizes []int) (Table, error) {
 	table := Table{
-		Name: "entries-created", Title: "Entries created on an empty server",
-		Versions: []string{"SPIRE " + spireVersion + " on SQLite", "spire-controller-manager " + controllerVersion},
+		Name: "entries-created-" + d.short, Title: "Entries created on an empty server",
+		Versions: []string{"SPIRE " + spireVersion + " on " + d.name, "spire-controller-manager " + controllerVersion},
 		Notes: []string{
 			fmt.Sprintf("Each run has a new server; the best of %d counts. The limit is the best bare loop of that size.", b.repeat),
-			"spire-controller-manager runs in static mode, from one manifest per entry; its time begins with the first entry on the server.",
+			"spire-controller-manager runs in static mode, from one manifest per entry; its time is from the beginning of its first creation to the end of its last.",
 		},
 	}
 	settings := b.settings()
 	for _, n := range sizes {
 		want := wanted(n)
-		type way struct {
-			name string
-			once func(context.Context, testing.TB, *spiretest.Real) (time.Duration, error)
-		}
-		var ways []way
-		for _, s := range settings {
-			ways = append(ways, way{s.String(), func(ctx context.Context, t testing.TB, real *spiretest.Real) (time.Duration, error) {
-				return bareCreate(ctx, t, real, want, s)
-			}})
-		}
-		ways = append(ways,
-			way{"spire.Sync", func(ctx context.Context, _ testing.TB, real *spiretest.Real) (time.Duration, error) {
-				r, err := spire.Sync(ctx, real.Conn, want, spire.SyncConfig{Owner: owner})
-				return r.Took, err
-			}},
-			way{"spire-server entry create", func(ctx context.Context, t testing.TB, real *spiretest.Real) (time.Duration, error) {
-				return b.cli(ctx, t, real, want)
-			}},
-			way{"spire-controller-manager", func(ctx context.Context, t testing.TB, real *spiretest.Real) (time.Duration, error) {
-				return b.reconcile(ctx, t, real, want)
-			}})
+		ways := b.createdWays(want, settings)
 		rows := make([]Row, len(ways))
 		for range b.repeat { // one of each in turn, so that what else the machine does befalls all
 			for i, w := range ways {
 				rows[i].What, rows[i].Size, rows[i].Way = "create", n, w.name
-				err := b.server(ctx, func(t testing.TB, real *spiretest.Real) error {
+				err := b.server(ctx, d, func(t testing.TB, real *spiretest.Real) error {
 					return b.measure(&rows[i], func() (time.Duration, string, error) {
 						took, err := w.once(ctx, t, real)
 						if err != nil {
@@ -228,19 +260,20 @@ func missing(ctx context.Context, conn grpc.ClientConnInterface, want []spire.En
 }
 
 // kept measures a table of n: listing it is the limit.
-func (b entriesBench) kept(ctx context.Context, n int) (Table, error) {
+func (b entriesBench) kept(ctx context.Context, d database, n int) (Table, error) {
 	table := Table{
-		Name: "entries-kept", Title: "A large table kept equal to a list",
-		Versions: []string{"SPIRE " + spireVersion + " on SQLite"},
+		Name: "entries-kept-" + d.short, Title: "A large table kept equal to a list",
+		Versions: []string{"SPIRE " + spireVersion + " on " + d.name, "spire-controller-manager " + controllerVersion},
 		Notes: []string{
 			"The limit is to list all entries with bare calls and to drop them and, where 1 % changed, to write those with the best bare loop.",
 			"MiB is the peak of the heap above what the wanted list takes, garbage included, of the process that syncs.",
-			"The table is put into the server's database beforehand: the server creates the slower the more there is, see the other table.",
+			"spire-controller-manager's is the time from its first call to the end of its last, less that for reading its manifests in between.",
+			"The table is put into the server's database beforehand.",
 		},
 	}
 	want := wanted(n)
-	err := b.server(ctx, func(t testing.TB, real *spiretest.Real) error {
-		if err := seed(ctx, real.Datastore, want); err != nil {
+	err := b.server(ctx, d, func(t testing.TB, real *spiretest.Real) error {
+		if err := seed(ctx, d, real.Datastore, want); err != nil {
 			return err
 		}
 		list := Row{What: "nothing to do", Size: n, Way: "bare RPC, ListEntries", Limit: true}
@@ -265,6 +298,18 @@ func (b entriesBench) kept(ctx context.Context, n int) (Table, error) {
 				return r.Took, not(len(r.Entries) == 0 && r.Plan.Unchanged == n, "%s", r), err
 			})
 			if err != nil {
+				return err
+			}
+		}
+		controller := Row{What: noop.What, Size: n, Way: "spire-controller-manager"}
+		reconcile := func(row *Row, want []spire.Entry) error {
+			return b.measure(row, func() (time.Duration, string, error) {
+				r, err := b.reconcileStatic(ctx, t, real, want)
+				return r.list + r.write, not((r.writes > 0) == (row.What != noop.What), "%d writes", r.writes), err
+			})
+		}
+		if !b.short {
+			if err := reconcile(&controller, want); err != nil {
 				return err
 			}
 		}
@@ -302,6 +347,13 @@ func (b entriesBench) kept(ctx context.Context, n int) (Table, error) {
 			}
 		}
 		table.Rows = []Row{list, noop, bare, sync}
+		if !b.short {
+			edits := Row{What: bare.What, Size: n, Way: controller.Way}
+			if err := reconcile(&edits, edited(want)); err != nil {
+				return err
+			}
+			table.Rows = []Row{list, noop, controller, bare, sync, edits}
+		}
 		runtime.KeepAlive(want)
 		return nil
 	})

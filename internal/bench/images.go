@@ -90,11 +90,15 @@ func (b *imagesBench) measure(ctx context.Context) (err error) {
 	if err := b.programs(ctx); err != nil {
 		return err
 	}
-	remove, err := b.startCluster(ctx)
+	nodes, remove, err := newCluster(ctx, b.config, cluster, slices.Max(b.sizes)-1, b.dir)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
+	b.nodes = nodes
+	if err := b.wipe(ctx); err != nil { // nothing yet: it takes note of what there is
+		return err
+	}
 	for _, what := range []struct {
 		name string
 		run  func(context.Context, int) error
@@ -128,51 +132,6 @@ func (b *imagesBench) programs(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// startCluster makes the cluster, without a network: only its nodes' containerd counts.
-func (b *imagesBench) startCluster(ctx context.Context) (remove func() error, err error) {
-	image, err := nodeImage(ctx)
-	if err != nil {
-		return nil, err
-	}
-	cfg := kindx.Config{
-		Name: cluster, Image: image, Workers: slices.Max(b.sizes) - 1, DisableDefaultCNI: true, KubeProxyMode: "none",
-		Kubeconfig: filepath.Join(b.dir, "kubeconfig"), StateDir: filepath.Join(b.dir, "state"),
-		OnEvent: func(e kindx.Event) { b.log("%s", e) },
-	}
-	remove = func() error {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
-		defer cancel()
-		return kindx.Delete(ctx, cfg.Name, cfg)
-	}
-	if _, err := kindx.Nodes(ctx, cluster); !errors.Is(err, kindx.ErrNotFound) {
-		return nil, fmt.Errorf("cluster %s is there already, of another run: wait for its end, or kind delete cluster --name %[1]s (%v)", cluster, err)
-	}
-	if _, err := kindx.Ensure(ctx, cfg); err != nil {
-		return nil, errors.Join(err, remove())
-	}
-	if b.nodes, err = kindx.Nodes(ctx, cfg.Name); err != nil {
-		return nil, errors.Join(err, remove())
-	}
-	if err := b.wipe(ctx); err != nil { // nothing yet: it takes note of what there is
-		return nil, errors.Join(err, remove())
-	}
-	return remove, nil
-}
-
-// nodeImage is one that the engine has, or "" for kind's own, which it then gets.
-func nodeImage(ctx context.Context) (string, error) {
-	out, err := exec.CommandContext(ctx, "docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "kindest/node").Output()
-	if err != nil {
-		return "", fmt.Errorf("looking for a node image: docker image ls: %w: the engine must run", err)
-	}
-	for name := range strings.Lines(string(out)) {
-		if name = strings.TrimSpace(name); !strings.Contains(name, "<none>") {
-			return name, nil
-		}
-	}
-	return "", nil
 }
 
 func (b *imagesBench) ways() []way {

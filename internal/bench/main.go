@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -30,6 +31,8 @@ func main() {
 type config struct {
 	// short is for some minutes in all.
 	short bool
+	// sizes are how many entries are created, where it is not short; none is those of the section.
+	sizes []int
 	// repeat is how often each thing is measured; the best counts.
 	repeat int
 	// log tells of progress.
@@ -65,6 +68,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	f.BoolVar(&c.short, "short", false, "measure less, in at most 5 minutes")
 	f.IntVar(&c.repeat, "repeat", 0, "measure each thing so often, and take the best (default 1 if short, else 2)")
+	f.Func("entries", "create so many, where it is not short: numbers, comma-separated (default 1000,5000,10000)", func(list string) error {
+		for _, text := range strings.Split(list, ",") {
+			n, err := strconv.Atoi(text)
+			if err != nil || n < 1 {
+				return fmt.Errorf("%q is no number of entries", text)
+			}
+			c.sizes = append(c.sizes, n)
+		}
+		return nil
+	})
 	f.StringVar(&out, "out", "", "folder for bench.json and the plots (default: none are written)")
 	f.StringVar(&only, "section", "", "only these, comma-separated (default: all)")
 	switch err := f.Parse(args); {

@@ -3,10 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -169,144 +169,139 @@ func (b entriesBench) cli(ctx context.Context, t testing.TB, real *spiretest.Rea
 }
 
 // buildController builds spire-controller-manager, pinned by the module in folder
-// controllermanager, into a folder that the caller removes.
-func buildController(ctx context.Context) (string, error) {
+// controllermanager, into a folder that the caller removes. It returns the program and the
+// folder of its source, too.
+func buildController(ctx context.Context) (program, source string, err error) {
 	module, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/org/spire-vault-99-action/internal/bench").Output()
 	if err != nil {
-		return "", fmt.Errorf("find the folder of module bench, in which this has to run: %w", err)
+		return "", "", fmt.Errorf("find the folder of module bench, in which this has to run: %w", err)
 	}
 	dir, err := os.MkdirTemp("", "bench")
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
-	program := filepath.Join(dir, "spire-controller-manager")
-	cmd := exec.CommandContext(ctx, "go", "-C", filepath.Join(string(bytes.TrimSpace(module)), "controllermanager"),
-		"build", "-o", program, "github.com/spiffe/spire-controller-manager/cmd")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		_ = os.RemoveAll(dir)
-		return "", fmt.Errorf("build spire-controller-manager: %w: %s", err, out)
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("build spire-controller-manager: %w", err), os.RemoveAll(dir))
+		}
+	}()
+	program = filepath.Join(dir, "spire-controller-manager")
+	in := filepath.Join(string(bytes.TrimSpace(module)), "controllermanager")
+	if err := command(ctx, "go", "-C", in, "build", "-o", program, "github.com/spiffe/spire-controller-manager/cmd"); err != nil {
+		return "", "", err
 	}
-	return program, nil
+	out, err := exec.CommandContext(ctx, "go", "-C", in, "list", "-m", "-f", "{{.Dir}}", "github.com/spiffe/spire-controller-manager").Output()
+	return program, string(bytes.TrimSpace(out)), err
 }
 
-// reconcile runs spire-controller-manager in static mode, which needs no API server, until
-// the server has as many entries as are wanted.
-func (b entriesBench) reconcile(ctx context.Context, t testing.TB, real *spiretest.Real, want []spire.Entry) (time.Duration, error) {
-	dir := t.TempDir()
-	manifests := filepath.Join(dir, "manifests")
-	if err := os.Mkdir(manifests, 0o700); err != nil {
-		return 0, err
+// manifest is e for spire-controller-manager.
+func manifest(i int, e spire.Entry) map[string]any {
+	var selectors []any
+	for _, s := range e.Selectors {
+		selectors = append(selectors, s.String())
+	}
+	return map[string]any{
+		"apiVersion": "spire.spiffe.io/v1alpha1", "kind": "ClusterStaticEntry",
+		"metadata": map[string]any{"name": fmt.Sprintf("e%d", i)},
+		"spec": map[string]any{
+			"spiffeID": e.SPIFFEID.String(), "parentID": e.ParentID.String(), "selectors": selectors, "hint": e.Hint,
+		},
+	}
+}
+
+// reconciled is how long a controller took: for the list of what there is, and from its first
+// write to the end of its last.
+type reconciled struct {
+	list, write time.Duration
+	writes      int // calls
+}
+
+// reconcileStatic runs spire-controller-manager in static mode, which needs no API server, on
+// one manifest for each entry.
+func (b entriesBench) reconcileStatic(ctx context.Context, t testing.TB, real *spiretest.Real, want []spire.Entry) (reconciled, error) {
+	dir := filepath.Join(t.TempDir(), "manifests")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return reconciled{}, err
 	}
 	for i, e := range want {
-		manifest, err := json.Marshal(map[string]any{
-			"apiVersion": "spire.spiffe.io/v1alpha1", "kind": "ClusterStaticEntry",
-			"metadata": map[string]any{"name": fmt.Sprintf("e%d", i)},
-			"spec": map[string]any{
-				"spiffeID": e.SPIFFEID.String(), "parentID": e.ParentID.String(),
-				"selectors": []string{e.Selectors[0].String(), e.Selectors[1].String()},
-			},
-		})
+		text, err := json.Marshal(manifest(i, e))
 		if err != nil {
-			return 0, err
+			return reconciled{}, err
 		}
-		if err := os.WriteFile(filepath.Join(manifests, fmt.Sprintf("e%d.yaml", i)), manifest, 0o600); err != nil {
-			return 0, err
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("e%d.yaml", i)), text, 0o600); err != nil {
+			return reconciled{}, err
 		}
 	}
-	config, err := json.Marshal(map[string]any{
+	return b.reconcile(ctx, t, real, len(want), map[string]any{"staticManifestPath": dir})
+}
+
+// reconcile runs spire-controller-manager until it has nothing left to do for its n entries.
+func (b entriesBench) reconcile(ctx context.Context, t testing.TB, real *spiretest.Real, n int, more map[string]any, env ...string) (reconciled, error) {
+	w, err := watch(t, real)
+	if err != nil {
+		return reconciled{}, err
+	}
+	config := map[string]any{
 		"apiVersion": "spire.spiffe.io/v1alpha1", "kind": "ControllerManagerConfig",
 		"clusterName": "c1", "clusterDomain": "cluster.local", "trustDomain": td.Name(), "logLevel": "error", "gcInterval": time.Hour, // in nanoseconds
-		"spireServerSocketPath": real.ServerSocket, "staticManifestPath": manifests,
-		"metrics": map[string]any{"bindAddress": "0"},
-		"health":  map[string]any{"healthProbeBindAddress": "0"},
-	})
+		"spireServerSocketPath": w.socket,
+		"metrics":               map[string]any{"bindAddress": "0"},
+		"health":                map[string]any{"healthProbeBindAddress": "0"},
+	}
+	maps.Copy(config, more)
+	text, err := json.Marshal(config)
 	if err != nil {
-		return 0, err
+		return reconciled{}, err
 	}
-	file := filepath.Join(dir, "config.yaml")
-	if err := os.WriteFile(file, config, 0o600); err != nil {
-		return 0, err
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		return reconciled{}, err
 	}
-	ctx, stop := context.WithCancel(ctx)
+	ctx, stop := context.WithTimeout(ctx, 30*time.Minute)
 	cmd := exec.CommandContext(ctx, b.controller, "-config", file)
+	cmd.Env = append(os.Environ(), env...)
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
 	if err := cmd.Start(); err != nil {
 		stop()
-		return 0, err
+		return reconciled{}, err
 	}
 	ended := make(chan struct{})
-	var endErr error // once ended is closed
 	go func() {
-		endErr = cmd.Wait()
+		_ = cmd.Wait() // its state tells
+		stop()
 		close(ended)
 	}()
-	defer func() {
-		stop()
-		<-ended
-	}()
-
-	var first time.Time
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		// It probes the server with one entry of its own, which goes again.
-		n, err := spire.Count(ctx, real.Conn)
-		if err != nil {
-			return 0, err
-		}
-		if n > 1 && first.IsZero() {
-			first = time.Now()
-		}
-		if n >= len(want) {
-			return time.Since(first), nil
-		}
-		select {
-		case <-ended:
-			return 0, fmt.Errorf("spire-controller-manager ended with %d of %d entries: %w: %s", n, len(want), endErr, output.Bytes())
-		case <-tick.C:
-		}
+	// Between its list and its writes it reads its manifests.
+	calls, err := w.quiet(ctx, "ListEntries", 5*time.Second+time.Duration(n)*400*time.Microsecond)
+	stop()
+	<-ended
+	if err != nil {
+		return reconciled{}, fmt.Errorf("spire-controller-manager (%s): %w: %s", cmd.ProcessState, err, output.Bytes())
 	}
+	return spans(calls), nil
 }
 
-// seed puts entries into the database of a running server.
-func seed(ctx context.Context, file string, entries []spire.Entry) (err error) {
-	db, err := sql.Open("sqlite3", "file:"+file+"?_busy_timeout=10000")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = db.Close() }()
-	tx, err := db.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = tx.Rollback()
-			err = fmt.Errorf("seed the server's database: %w", err)
-		}
-	}()
-	row, err := tx.PrepareContext(ctx, `insert into registered_entries (id, created_at, updated_at, entry_id, spiffe_id, parent_id,
-		ttl, admin, downstream, expiry, revision_number, store_svid, hint, jwt_svid_ttl) values (?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, 0, '', 0)`)
-	if err != nil {
-		return err
-	}
-	selector, err := tx.PrepareContext(ctx, `insert into selectors (created_at, updated_at, registered_entry_id, type, value) values (?, ?, ?, ?, ?)`)
-	if err != nil {
-		return err
-	}
-	now := time.Now().UTC()
-	for i, e := range entries {
-		if _, err := row.ExecContext(ctx, i+1, now, now, spire.EntryID(owner, e), e.SPIFFEID.String(), e.ParentID.String()); err != nil {
-			return err
-		}
-		for _, s := range e.Selectors {
-			if _, err := selector.ExecContext(ctx, now, now, i+1, s.Type, s.Value); err != nil {
-				return err
+// spans: what a controller does before its first list is to find out what the server can.
+func spans(calls []call) reconciled {
+	var r reconciled
+	var list, write call
+	for _, c := range calls {
+		switch {
+		case c.method == "ListEntries" && r.writes == 0:
+			if list.begun.IsZero() {
+				list = c
 			}
+			r.list = c.end.Sub(list.begun)
+		case !list.begun.IsZero() && slices.Contains([]string{"BatchCreateEntry", "BatchUpdateEntry", "BatchDeleteEntry"}, c.method):
+			if write.begun.IsZero() {
+				write = c
+			}
+			r.writes++
+			r.write = c.end.Sub(write.begun)
 		}
 	}
-	return tx.Commit()
+	return r
 }
 
 // peak is the most that run had on the heap above what was there before, in MiB.

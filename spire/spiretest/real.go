@@ -37,6 +37,9 @@ type RealConfig struct {
 	CacheReload time.Duration
 	// ServerOnly leaves out the agent.
 	ServerOnly bool
+	// Postgres is the connection string of an empty PostgreSQL database for the server to use;
+	// "" is a SQLite file.
+	Postgres string
 }
 
 // Real is a server and an agent as processes of this machine. The agent has
@@ -48,7 +51,7 @@ type Real struct {
 	Bundle *x509bundle.Bundle
 	// AgentID is the parent for entries to be delivered.
 	AgentID spiffeid.ID
-	// Datastore is the server's SQLite file. Others may write to it, too.
+	// Datastore is the server's SQLite file, or RealConfig.Postgres. Others may write to it, too.
 	Datastore string
 
 	// ServerAddr is the API over TCP, with mTLS; ServerSocket the API's and AgentSocket
@@ -62,7 +65,7 @@ type realConfig struct {
 	Dir, JoinToken                            string
 	ServerPort, ServerHealth, AgentHealth     int
 	ServerSocket, AgentSocket, TrustBundlePEM string
-	Datastore                                 string
+	Datastore, DatabaseType                   string
 }
 
 const serverConf = `
@@ -77,7 +80,7 @@ server {
   experimental { cache_reload_interval = "{{.CacheReload}}" }
 }
 plugins {
-  DataStore "sql" { plugin_data { database_type = "sqlite3" connection_string = "{{.Datastore}}" } }
+  DataStore "sql" { plugin_data { database_type = "{{.DatabaseType}}" connection_string = "{{.Datastore}}" } }
   KeyManager "disk" { plugin_data { keys_path = "{{.Dir}}/server/keys.json" } }
   NodeAttestor "join_token" { plugin_data {} }
 }
@@ -122,10 +125,13 @@ func StartReal(t testing.TB, cfg RealConfig) *Real {
 	}
 	cfg.CacheReload = cmp.Or(cfg.CacheReload, time.Second)
 	c := realConfig{
-		RealConfig: cfg, Dir: dir, Datastore: filepath.Join(dir, "server", "datastore.sqlite3"),
+		RealConfig: cfg, Dir: dir, Datastore: filepath.Join(dir, "server", "datastore.sqlite3"), DatabaseType: "sqlite3",
 		ServerPort: FreePort(t), ServerHealth: FreePort(t), AgentHealth: FreePort(t),
 		ServerSocket: filepath.Join(sockets, "server.sock"), AgentSocket: filepath.Join(sockets, "agent.sock"),
 		TrustBundlePEM: filepath.Join(dir, "bundle.pem"),
+	}
+	if cfg.Postgres != "" {
+		c.Datastore, c.DatabaseType = cfg.Postgres, "postgres"
 	}
 	start(t, c, "spire-server", serverConf, c.ServerHealth)
 
