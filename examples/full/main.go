@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/google/go-containerregistry/pkg/authn"
 	"golang.org/x/term"
 	"k8s.io/klog/v2"
 
@@ -82,7 +83,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	f.SetOutput(out)
 	f.IntVar(&o.workers, "workers", 2, "worker nodes beside the control plane")
 	f.StringVar(&o.images, "images", "auto", "where third-party images come from: auto, registry or fromsource")
-	f.Var(&o.mirrors, "mirror", "registry mirror, HOST=MIRROR; may be given several times")
+	f.Var(&o.mirrors, "mirror", "registry mirror, HOST=MIRROR, may be given several times; credentials are those of docker login")
 	f.BoolVar(&o.keep, "keep", false, "leave the cluster running at the end")
 	f.BoolVar(&o.verify, "verify", false, "change nothing: only check the running cluster")
 	f.BoolVar(&o.down, "down", false, "remove the cluster, and nothing else")
@@ -201,6 +202,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	cfg := zerotrust.Config{
 		Intent: intent, Vault: vault.Flavor(o.vault), Dir: o.cacheDir, SourceDir: o.sourceDir, Workers: o.workers, Kubeconfig: o.kubeconfig,
 		Kubernetes: o.kubernetes, Cilium: o.cilium, Recreate: o.recreate, Images: images.Source(o.images), Mirrors: o.mirrors,
+		Keychain: authn.DefaultKeychain,
 	}
 	if o.intent != "" {
 		dir, err := zerotrust.ModuleOf(o.intent)
