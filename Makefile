@@ -59,7 +59,7 @@ action: ## the GitHub Action in real workflows, as a runner has it: act, host mo
 	ACT=$(ACT) $(GO) test -tags e2e -count=1 -timeout 60m -v -run '^TestE2E' ./action
 
 bench: ## how long each phase takes; entries and images beside other programs
-	$(GO) test -tags e2e -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x ./zerotrust
+	$(GO) test -tags e2e -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x ./zerotrust ./spire
 	$(GO) -C internal/bench run . -out $(BENCHDIR)
 
 BENCHDIR ?= $(CURDIR)/report/bench
