@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -28,6 +29,10 @@ type syncer struct {
 	conn   grpc.ClientConnInterface
 	client entryv1.EntryClient
 	cfg    SyncConfig
+
+	// away is set once a call found no server, however often it tried, until one does.
+	// All others are then made once: each would wait as long again.
+	away atomic.Bool
 
 	mu sync.Mutex // for OnEvent
 }
@@ -235,7 +240,8 @@ func (s *syncer) send(ctx context.Context, batch []*types.Entry, results []Entry
 	for i := range open {
 		open[i] = i
 	}
-	err := s.retry().do(ctx, func() error {
+	absent := false // the last call found no server
+	call := func() error {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
@@ -244,9 +250,10 @@ func (s *syncer) send(ctx context.Context, batch []*types.Entry, results []Entry
 			entries[i] = batch[n]
 		}
 		got, err := do(ctx, entries)
-		if err != nil {
+		if absent = status.Code(err) == codes.Unavailable; err != nil {
 			return err
 		}
+		s.away.Store(false)
 		if len(got) != len(entries) {
 			return fmt.Errorf("the server answered %d results for %d entries", len(got), len(entries))
 		}
@@ -259,9 +266,20 @@ func (s *syncer) send(ctx context.Context, batch []*types.Entry, results []Entry
 		}
 		open = again
 		return why
-	})
+	}
+	var err error
+	away := s.away.Load()
+	if away {
+		err = call()
+	}
+	if !away || err != nil && !absent {
+		err = s.retry().do(ctx, call)
+	}
 	if err == nil {
 		return
+	}
+	if absent && ctx.Err() == nil {
+		s.away.Store(true)
 	}
 	outcome := Failed
 	if ctx.Err() != nil {

@@ -42,13 +42,16 @@ func TestE2EKill(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
 		t.Fatalf("build the program: %v\n%s", err, out)
 	}
-	for name, test := range map[string]func(*killed){
-		"the program":                    testKillProgram,
-		"the server, which soon is back": testKillServer,
-		"the server, which stays away":   testServerAway,
+	for _, test := range []struct {
+		name string
+		run  func(*killed)
+	}{
+		{"the server, which stays away", testServerAway}, // it waits for the longest
+		{"the server, which soon is back", testKillServer},
+		{"the program", testKillProgram},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel() // each has its own server, and waits for long
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel() // each has its own server
 			s := &killed{t: t, dir: t.TempDir(), program: program}
 			s.real = spiretest.StartReal(t, spiretest.RealConfig{BinDir: binDir(t), TrustDomain: demo, ServerOnly: true})
 			s.api = entryv1.NewEntryClient(s.real.Conn)
@@ -58,7 +61,7 @@ func TestE2EKill(t *testing.T) {
 			s.after = slices.Concat(same, numbered("edit", "new", each), made)
 			s.start(s.before).ends(0, fmt.Sprintf("%d created", len(s.before)))
 			s.holds(s.before)
-			test(s)
+			test.run(s)
 		})
 	}
 }
@@ -251,7 +254,7 @@ var steps = []step{
 // middle is the ID of an entry that comes neither in the first calls of the step nor in
 // the last.
 func (s step) middle() string {
-	return spire.EntryID(spire.DefaultOwner, numbered(s.name, "", each)[each*3/4])
+	return spire.EntryID(spire.DefaultOwner, numbered(s.name, "", each)[each*3/8])
 }
 
 // partly: of the step's entries some are done and some are not. No entry has been deleted
