@@ -297,7 +297,8 @@ func (s *syncer) send(ctx context.Context, batch []*types.Entry, results []Entry
 //
 // Where two runs create one entry in the same moment, a database that several
 // servers share may have one of them fail at the ID alone: AlreadyExists without an
-// entry, or Internal. Then the entry is looked up by that ID.
+// entry, or Internal, which is all that 1.9 and 1.10 say. Then the entry is looked up by
+// that ID.
 func (s *syncer) create(ctx context.Context, entries []*types.Entry) ([]EntryResult, error) {
 	resp, err := s.client.BatchCreateEntry(ctx, &entryv1.BatchCreateEntryRequest{Entries: entries}, grpc.MaxCallRecvMsgSize(maxPageBytes))
 	if err != nil {
@@ -356,15 +357,24 @@ func (s *syncer) one(ctx context.Context, e *types.Entry, do func(context.Contex
 	return results[0]
 }
 
-// update: what went since it was listed, by hand or by another run, is made again.
+// update: what went since it was listed, by hand or by another run, is made again. Of an
+// entry that is gone SPIRE 1.13 says NotFound; 1.9 and 1.10 say Internal, as of everything
+// that their datastore refuses.
 func (s *syncer) update(ctx context.Context, entries []*types.Entry) ([]EntryResult, error) {
 	results, err := s.change(ctx, entries)
 	for i, r := range results {
-		if status.Code(r.Err) == codes.NotFound && i < len(entries) {
+		code := status.Code(r.Err)
+		if i < len(entries) && (code == codes.NotFound || code == codes.Internal && s.gone(ctx, entries[i])) {
 			results[i] = s.one(ctx, entries[i], s.create)
 		}
 	}
 	return results, err
+}
+
+// gone says that the server has no entry with the ID of e, for certain.
+func (s *syncer) gone(ctx context.Context, e *types.Entry) bool {
+	_, err := s.client.GetEntry(ctx, &entryv1.GetEntryRequest{Id: e.GetId()})
+	return status.Code(err) == codes.NotFound
 }
 
 // change sets the fields that this package knows and leaves alone those that
