@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -35,6 +36,10 @@ type syncer struct {
 	conn   grpc.ClientConnInterface
 	client entryv1.EntryClient
 	cfg    SyncConfig
+
+	// away is set once a call found no server, however often it tried, until one does.
+	// All others are then made once: each would wait as long again.
+	away atomic.Bool
 
 	mu sync.Mutex // for OnEvent
 }
@@ -244,7 +249,8 @@ func (s *syncer) send(ctx context.Context, batch []*types.Entry, results []Entry
 	for i := range open {
 		open[i] = i
 	}
-	err := s.retry().do(ctx, func() error {
+	absent := false // the last call found no server
+	call := func() error {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
@@ -253,9 +259,10 @@ func (s *syncer) send(ctx context.Context, batch []*types.Entry, results []Entry
 			entries[i] = batch[n]
 		}
 		got, err := do(ctx, entries)
-		if err != nil {
+		if absent = status.Code(err) == codes.Unavailable; err != nil {
 			return err
 		}
+		s.away.Store(false)
 		if len(got) != len(entries) {
 			return fmt.Errorf("the server answered %d results for %d entries", len(got), len(entries))
 		}
@@ -268,9 +275,20 @@ func (s *syncer) send(ctx context.Context, batch []*types.Entry, results []Entry
 		}
 		open = again
 		return why
-	})
+	}
+	var err error
+	away := s.away.Load()
+	if away {
+		err = call()
+	}
+	if !away || err != nil && !absent {
+		err = s.retry().do(ctx, call)
+	}
 	if err == nil {
 		return
+	}
+	if absent && ctx.Err() == nil {
+		s.away.Store(true)
 	}
 	outcome := Failed
 	if ctx.Err() != nil {
@@ -288,7 +306,8 @@ func (s *syncer) send(ctx context.Context, batch []*types.Entry, results []Entry
 //
 // Where two runs create one entry in the same moment, a database that several
 // servers share may have one of them fail at the ID alone: AlreadyExists without an
-// entry, or Internal. Then the entry is looked up by that ID.
+// entry, or Internal, which is all that 1.9 and 1.10 say. Then the entry is looked up by
+// that ID.
 func (s *syncer) create(ctx context.Context, entries []*types.Entry) ([]EntryResult, error) {
 	resp, err := s.client.BatchCreateEntry(ctx, &entryv1.BatchCreateEntryRequest{Entries: entries}, grpc.MaxCallRecvMsgSize(maxPageBytes))
 	if err != nil {
@@ -347,15 +366,24 @@ func (s *syncer) one(ctx context.Context, e *types.Entry, do func(context.Contex
 	return results[0]
 }
 
-// update: what went since it was listed, by hand or by another run, is made again.
+// update: what went since it was listed, by hand or by another run, is made again. Of an
+// entry that is gone SPIRE 1.13 says NotFound; 1.9 and 1.10 say Internal, as of everything
+// that their datastore refuses.
 func (s *syncer) update(ctx context.Context, entries []*types.Entry) ([]EntryResult, error) {
 	results, err := s.change(ctx, entries)
 	for i, r := range results {
-		if status.Code(r.Err) == codes.NotFound && i < len(entries) {
+		code := status.Code(r.Err)
+		if i < len(entries) && (code == codes.NotFound || code == codes.Internal && s.gone(ctx, entries[i])) {
 			results[i] = s.one(ctx, entries[i], s.create)
 		}
 	}
 	return results, err
+}
+
+// gone says that the server has no entry with the ID of e, for certain.
+func (s *syncer) gone(ctx context.Context, e *types.Entry) bool {
+	_, err := s.client.GetEntry(ctx, &entryv1.GetEntryRequest{Id: e.GetId()})
+	return status.Code(err) == codes.NotFound
 }
 
 // change sets the fields that this package knows and leaves alone those that

@@ -411,3 +411,9 @@ func TestModel(t *testing.T) {
 	w := newWorld(spiretest.Start(t, td).Conn())
 	rapid.Check(t, func(t *rapid.T) { w.play(t, scenarios.Draw(t, "scenario")) })
 }
+
+// TestModelOfAnOlderServer is the same for a server that says less of why it refuses.
+func TestModelOfAnOlderServer(t *testing.T) {
+	w := newWorld(older{spiretest.Start(t, td).Conn()})
+	rapid.Check(t, func(t *rapid.T) { w.play(t, scenarios.Draw(t, "scenario")) })
+}

@@ -16,6 +16,9 @@ import (
 // (DeadlineExceeded) or gave way to another (Aborted). What fails with Internal, as
 // when a proxy between the two resets a stream, is tried three times at most: all
 // calls of this package may be made twice. Other errors are final.
+//
+// Once a call of an Apply has found no server in all its attempts, the others are made
+// once each, until one finds it: an apply of many calls ends soon after the first.
 type Retry struct {
 	// Attempts is how often a call is made at most. Zero is 8; 1 means no retry.
 	Attempts int

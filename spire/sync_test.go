@@ -71,6 +71,39 @@ func TestSyncGivesUp(t *testing.T) {
 	check(t, "failed", r.Count(spire.Failed), 1)
 }
 
+// TestSyncDoesNotWaitForEachCall: of 20 calls to a server that is away the first alone is
+// repeated; once it is back they are repeated again.
+func TestSyncDoesNotWaitForEachCall(t *testing.T) {
+	var want []spire.Entry
+	for i := range 20 {
+		want = append(want, entry(fmt.Sprintf("/w%d", i)))
+	}
+	for _, test := range []struct {
+		name          string
+		away          func(call int) bool
+		calls, failed int
+	}{
+		{"for good", func(int) bool { return true }, 4 + 19, 20},
+		{"for two calls", func(call int) bool { return call <= 5 }, 4 + 19, 2},
+		{"for one call, and a while later", func(call int) bool { return call <= 4 || call == 10 }, 4 + 19 + 1, 1},
+	} {
+		server := spiretest.Start(t, td)
+		server.Fail(func(method string, call int) error {
+			if method == "BatchCreateEntry" && test.away(call) {
+				return status.Error(codes.Unavailable, "away")
+			}
+			return nil
+		})
+		r, err := spire.Sync(t.Context(), server.Conn(), want, spire.SyncConfig{BatchSize: 1, Parallel: 1, Retry: fast})
+		if err == nil || !strings.Contains(err.Error(), "given up after 4 attempts") {
+			t.Errorf("away %s: error = %v", test.name, err)
+		}
+		check(t, "away "+test.name+": calls", server.Calls("BatchCreateEntry"), test.calls)
+		check(t, "away "+test.name+": failed", r.Count(spire.Failed), test.failed)
+		check(t, "away "+test.name+": created", r.Count(spire.Created), 20-test.failed)
+	}
+}
+
 func TestSyncDoesNotRepeatWhatIsFinal(t *testing.T) {
 	server := spiretest.Start(t, td)
 	server.Fail(func(string, int) error { return status.Error(codes.PermissionDenied, "not an admin") })

@@ -74,6 +74,7 @@ func TestE2E(t *testing.T) {
 		{"an SVID is renewed without a restart", (*lab).svidRenewed},
 		{"an unguarded pod is refused", (*lab).unguardedPod},
 		{"an edit rolls one workload", (*lab).innerLoop},
+		{"entries of another owner by the program", (*lab).entriesProgram},
 		{"drills", (*lab).drills},
 		{"a withdrawn entry is seen", (*lab).entryWithdrawn},
 		{"another configuration is refused", (*lab).otherConfiguration},

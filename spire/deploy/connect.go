@@ -16,7 +16,9 @@ import (
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	entryv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/entry/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
 	"k8s.io/client-go/rest"
 
 	"github.com/org/spire-vault-99-action/internal/kube"
@@ -124,7 +126,11 @@ func connect(ctx context.Context, td spiffeid.TrustDomain, pod serverPod) (*Conn
 	// The first call says whether all of it works, with what went wrong if not.
 	if _, err := entryv1.NewEntryClient(conn).CountEntries(ctx, &entryv1.CountEntriesRequest{}); err != nil {
 		_ = conn.Close()
-		if last := s.lastError(); last != nil {
+		switch last := s.lastError(); {
+		case last == nil:
+		case status.Code(err) == codes.Unavailable:
+			err = last // which gRPC's own quotes
+		default:
 			err = fmt.Errorf("%w (%w)", last, err)
 		}
 		return nil, err

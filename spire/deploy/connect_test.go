@@ -247,8 +247,8 @@ func TestConnectSaysWhy(t *testing.T) {
 	pod := &fakePod{t: t, findErr: errors.New("no ready pod")}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if _, err := connect(ctx, td, pod); err == nil || !strings.Contains(err.Error(), "no ready pod") {
-		t.Errorf("error = %v, want the dialling's", err)
+	if _, err := connect(ctx, td, pod); err == nil || strings.Count(err.Error(), "no ready pod") != 1 {
+		t.Errorf("error = %v, want the dialling's, once", err)
 	}
 }
 

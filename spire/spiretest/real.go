@@ -57,6 +57,20 @@ type Real struct {
 	// ServerAddr is the API over TCP, with mTLS; ServerSocket the API's and AgentSocket
 	// the Workload API's unix socket, as paths.
 	ServerAddr, ServerSocket, AgentSocket string
+
+	config realConfig
+	server *process
+}
+
+// KillServer ends the server as SIGKILL does, at whatever it is doing. What it had
+// committed is in Datastore.
+func (r *Real) KillServer() { r.server.kill() }
+
+// RestartServer starts the killed server again, at the same addresses and with what it had
+// on disk, and returns when it is ready.
+func (r *Real) RestartServer(t testing.TB) {
+	t.Helper()
+	r.server = start(t, r.config, "spire-server", serverConf, r.config.ServerHealth)
 }
 
 // realConfig is what the config files see.
@@ -133,7 +147,7 @@ func StartReal(t testing.TB, cfg RealConfig) *Real {
 	if cfg.Postgres != "" {
 		c.Datastore, c.DatabaseType = cfg.Postgres, "postgres"
 	}
-	start(t, c, "spire-server", serverConf, c.ServerHealth)
+	server := start(t, c, "spire-server", serverConf, c.ServerHealth)
 
 	conn, err := grpc.NewClient("unix://"+c.ServerSocket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -151,6 +165,7 @@ func StartReal(t testing.TB, cfg RealConfig) *Real {
 	real := &Real{
 		Conn: conn, Bundle: bundle, Datastore: c.Datastore,
 		ServerAddr: fmt.Sprintf("127.0.0.1:%d", c.ServerPort), ServerSocket: c.ServerSocket, AgentSocket: c.AgentSocket,
+		config: c, server: server,
 	}
 	if cfg.ServerOnly {
 		return real
@@ -188,7 +203,7 @@ func trustBundle(t testing.TB, conn grpc.ClientConnInterface) []byte {
 }
 
 // start runs a program with its config and returns when it says that it is ready.
-func start(t testing.TB, c realConfig, program, conf string, health int) {
+func start(t testing.TB, c realConfig, program, conf string, health int) *process {
 	t.Helper()
 	path := filepath.Join(c.Dir, program+".conf")
 	var rendered bytes.Buffer
@@ -198,12 +213,28 @@ func start(t testing.TB, c realConfig, program, conf string, health int) {
 	if err := os.WriteFile(path, rendered.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	Run(t, fmt.Sprintf("http://127.0.0.1:%d/ready", health), filepath.Join(c.BinDir, program), "run", "-config", path)
+	return runUntilReady(t, fmt.Sprintf("http://127.0.0.1:%d/ready", health), filepath.Join(c.BinDir, program), "run", "-config", path)
 }
 
 // Run starts a program, waits until a GET of ready answers 200, and ends it with the
 // test.
 func Run(t testing.TB, ready string, argv ...string) {
+	t.Helper()
+	runUntilReady(t, ready, argv...)
+}
+
+type process struct {
+	cmd    *exec.Cmd
+	exited chan struct{}
+}
+
+// kill returns when the process is gone.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // fails only where it has ended
+	<-p.exited
+}
+
+func runUntilReady(t testing.TB, ready string, argv ...string) *process {
 	t.Helper()
 	name := filepath.Base(argv[0])
 	var output bytes.Buffer
@@ -212,18 +243,17 @@ func Run(t testing.TB, ready string, argv ...string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("start %s: %v", name, err)
 	}
-	exited := make(chan struct{})
+	p := &process{cmd, make(chan struct{})}
 	go func() {
 		_ = cmd.Wait()
-		close(exited)
+		close(p.exited)
 	}()
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
-		case <-exited:
+		case <-p.exited:
 		case <-time.After(10 * time.Second):
-			_ = cmd.Process.Kill()
-			<-exited
+			p.kill()
 		}
 		if t.Failed() {
 			t.Logf("output of %s:\n%s", name, output.Bytes())
@@ -237,10 +267,10 @@ func Run(t testing.TB, ready string, argv ...string) {
 	for {
 		saw := get(ctx, ready)
 		if saw == nil {
-			return
+			return p
 		}
 		select {
-		case <-exited:
+		case <-p.exited:
 			t.Fatalf("%s ended before it was ready: %s", name, cmd.ProcessState)
 		case <-ctx.Done():
 			t.Fatalf("%s is not ready after a minute; last seen: %v", name, saw)
