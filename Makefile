@@ -26,8 +26,8 @@ test: packages ## everything, on the real parts: a cluster is brought up and tak
 	ACT=$(ACT) $(GO) test -tags e2e -count=1 -timeout 30m -short -v -run '^TestE2E' ./action
 	$(MAKE) bench-short
 
-packages: ## what the tests of the applications run: PostgreSQL and a browser, as Debian's packages
-	$(GO) run ./examples/packages postgresql-15 chromium
+packages: ## what the tests of the applications run: PostgreSQL, a browser and podman, as Debian's packages
+	$(GO) run ./examples/packages postgresql-15 chromium podman crun
 
 unit: ## what needs no container engine
 	$(GO) test ./...

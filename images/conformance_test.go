@@ -25,6 +25,7 @@ func testIndex(t *testing.T, text string) (v1.ImageIndex, v1.Image) {
 
 func TestLoadConformanceFake(t *testing.T) {
 	loadConformance(t, newFakeNode("fake"), LoadConfig{})
+	loadConformance(t, newFakeNode("fake"), LoadConfig{ahead: 1})
 }
 
 // loadConformance is what Load relies on of a node's containerd. It runs against

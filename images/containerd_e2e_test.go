@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -31,6 +32,25 @@ func LoadConformanceContainerd(t *testing.T, bin string) {
 		t.Run("snapshotter "+snapshotter, func(t *testing.T) {
 			loadConformance(t, startContainerd(t, bin), LoadConfig{Snapshotter: snapshotter})
 		})
+	}
+	t.Run("content ahead", func(t *testing.T) {
+		node := startContainerd(t, bin)
+		loadConformance(t, node, LoadConfig{ahead: 1})
+		wantNothingLoading(t, node)
+	})
+}
+
+// wantNothingLoading wants no name left of content that was sent ahead.
+func wantNothingLoading(t *testing.T, node Node) {
+	t.Helper()
+	all, err := (ctr{namespace: "k8s.io"}).targets(context.WithoutCancel(t.Context()), node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range all {
+		if strings.Contains(name, "/loading:") {
+			t.Errorf("the node still has %s", name)
+		}
 	}
 }
 
@@ -60,6 +80,12 @@ func LoadAfterGarbageCollection(t *testing.T, bin string) {
 // LoadAfterGarbageCollectionMeanwhile removes a layer's content between the moment in
 // which Load sees it and the import, which can do nothing without.
 func LoadAfterGarbageCollectionMeanwhile(t *testing.T, bin string) {
+	for _, ahead := range []int64{0, 1} {
+		t.Run(fmt.Sprint("ahead ", ahead), func(t *testing.T) { loadAfterGarbageCollectionMeanwhile(t, bin, ahead) })
+	}
+}
+
+func loadAfterGarbageCollectionMeanwhile(t *testing.T, bin string, ahead int64) {
 	node := startContainerd(t, bin)
 	older, newer := testImage(t, Zstd, "base"), testImage(t, Zstd, "base", "top")
 	_, _, layers := parts(t, newer)
@@ -67,7 +93,7 @@ func LoadAfterGarbageCollectionMeanwhile(t *testing.T, bin string) {
 		t.Fatal(err)
 	}
 	var said []string
-	got, err := Load(t.Context(), []Node{collecting{node, layers[0]}}, []NamedImage{{Ref: "gc:v2", Image: newer}}, LoadConfig{OnEvent: func(e Event) { said = append(said, e.Verb) }})
+	got, err := Load(t.Context(), []Node{collecting{node, layers[0]}}, []NamedImage{{Ref: "gc:v2", Image: newer}}, LoadConfig{ahead: ahead, OnEvent: func(e Event) { said = append(said, e.Verb) }})
 	if err != nil {
 		t.Fatal(err)
 	}

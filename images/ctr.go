@@ -1,13 +1,16 @@
 package images
 
 import (
+	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
+	"os"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // ctr speaks to a node's containerd by its command line client, which is on every
@@ -30,19 +33,36 @@ func targetIs(digest string) string { return fmt.Sprintf("target.digest==%q", di
 // importArgv is for a stream of images; with a platform, for one that has indexes of
 // which that platform's images alone are there.
 func (c ctr) importArgv(platform string) []string {
-	// Without --all-platforms, the layers of an image whose manifest names no
-	// platform would not be marked as used. With it, nothing of an index may be missing.
-	which := []string{"--all-platforms"}
-	if platform != "" {
-		which = []string{"--platform", platform}
-	}
-	args := c.withSnapshotter(append([]string{"images", "import"}, which...)...)
+	args := c.withSnapshotter(slices.Concat([]string{"images", "import"}, ofPlatform(platform))...)
 	if c.snapshotter != "" {
 		// containerd's own import (the transfer service) unpacks with the snapshotters
 		// in its configuration alone, and fails for any other.
 		args = append(args, "--local")
 	}
 	return append(c.argv(args...), "-")
+}
+
+// ofPlatform chooses from a stream. Without --all-platforms, the layers of an image whose
+// manifest names no platform would not be marked as used. With it, nothing of an index may
+// be missing.
+func ofPlatform(platform string) []string {
+	if platform != "" {
+		return []string{"--platform", platform}
+	}
+	return []string{"--all-platforms"}
+}
+
+// aheadArgv is for a stream of content alone: what there is, is kept under the one name, which
+// is void after that time.
+func (c ctr) aheadArgv(platform, name string, until time.Time) []string {
+	return c.argv(slices.Concat([]string{"images", "import", "--local", "--no-unpack"}, ofPlatform(platform),
+		[]string{"--index-name", name, "--label", "containerd.io/gc.expire=" + until.UTC().Format(time.RFC3339), "-"})...)
+}
+
+// noLocal knows the words of a ctr that has no flag --local: containerd 1's, all of whose
+// imports are such.
+func noLocal(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "flag provided but not defined")
 }
 
 func (c ctr) withSnapshotter(args ...string) []string {
@@ -109,10 +129,13 @@ func parseCheck(table string) map[string]imageState {
 	return states
 }
 
-// load runs the import and feeds it what write writes.
-func (c ctr) load(ctx context.Context, n Node, platform string, write func(io.Writer) error) error {
-	stdin := newFeed(write)
-	err := n.Exec(ctx, stdin, nil, c.importArgv(platform)...)
+// load runs an import and feeds it what write writes.
+func (c ctr) load(ctx context.Context, n Node, argv []string, write func(io.Writer) error) error {
+	stdin, err := newFeed(write)
+	if err != nil {
+		return err
+	}
+	err = n.Exec(ctx, stdin.pipe, nil, argv...)
 	// The cause goes before its consequence, an import that was cut short.
 	if cause := stdin.close(); cause != nil {
 		return sourceError{cause}
@@ -123,35 +146,69 @@ func (c ctr) load(ctx context.Context, n Node, platform string, write func(io.Wr
 	return nil
 }
 
+// remove takes a name from the node.
+func (c ctr) remove(ctx context.Context, n Node, name string) error {
+	if err := n.Exec(ctx, nil, nil, c.argv("images", "rm", name)...); err != nil {
+		return fmt.Errorf("remove image %s: %w", name, err)
+	}
+	return nil
+}
+
 // sourceError is one of what is sent, not of where it goes.
 type sourceError struct{ error }
 
 func (e sourceError) Unwrap() error { return e.error }
 
-// feed is a command's stdin, made by a func that writes.
+// feed is a command's stdin, made by a func that writes: a pipe of the system, which a
+// process reads with no copy between.
 type feed struct {
-	pipe io.ReadCloser
+	pipe *os.File
 	mu   sync.Mutex
 	err  error
 }
 
-func newFeed(write func(io.Writer) error) *feed { return &feed{pipe: pipe(write)} }
-
-func (f *feed) Read(p []byte) (int, error) {
-	n, err := f.pipe.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrClosedPipe) {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		f.err = err
+func newFeed(write func(io.Writer) error) (*feed, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
 	}
-	return n, err
+	f := &feed{pipe: r}
+	go func() {
+		out := &pipeWriter{w: w}
+		b := bufio.NewWriterSize(out, 256<<10)
+		err := write(b)
+		if err == nil {
+			err = b.Flush()
+		}
+		if err != nil && !out.failed {
+			f.mu.Lock()
+			f.err = err
+			f.mu.Unlock()
+		}
+		// Last: who reads to the end, and fails on it, finds the cause there. Nothing is lost
+		// by a pipe that fails to close.
+		_ = w.Close()
+	}()
+	return f, nil
 }
 
 // close ends the writer, should the command have stopped reading, and returns why
 // the writer failed, if it did.
 func (f *feed) close() error {
-	f.pipe.Close()
+	_ = f.pipe.Close()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.err
+}
+
+// pipeWriter knows whether it was the pipe that failed, which is its reader's doing.
+type pipeWriter struct {
+	w      *os.File
+	failed bool
+}
+
+func (p *pipeWriter) Write(b []byte) (int, error) {
+	n, err := p.w.Write(b)
+	p.failed = p.failed || err != nil
+	return n, err
 }

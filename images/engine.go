@@ -58,7 +58,7 @@ func loadEngine(ctx context.Context, image NamedImage, cfg LoadConfig) error {
 	emit(Event{Verb: "load", Ref: image.Ref, Node: cfg.Engine, Total: archive.size})
 	const interval = time.Second
 	last := time.Now()
-	stdin := newFeed(func(w io.Writer) error {
+	stdin, err := newFeed(func(w io.Writer) error {
 		return archive.write(ctx, w, func(done int64) {
 			if now := time.Now(); now.Sub(last) >= interval {
 				last = now
@@ -66,7 +66,10 @@ func loadEngine(ctx context.Context, image NamedImage, cfg LoadConfig) error {
 			}
 		})
 	})
-	err = run.Cmd{Argv: []string{cfg.Engine, "load"}, Stdin: stdin}.Run(ctx)
+	if err != nil {
+		return err
+	}
+	err = run.Cmd{Argv: []string{cfg.Engine, "load"}, Stdin: stdin.pipe}.Run(ctx)
 	if cause := stdin.close(); cause != nil {
 		return cause
 	}

@@ -99,7 +99,7 @@ func LoadRandomly(t *testing.T, bin string) {
 				return b
 			}}
 		}
-		_, err := Load(t.Context(), []Node{node}, batch, LoadConfig{OnEvent: func(e Event) {
+		_, err := Load(t.Context(), []Node{node}, batch, LoadConfig{ahead: int64(round % 2), OnEvent: func(e Event) {
 			if e.Verb == "load again" {
 				again++
 			}
@@ -127,6 +127,7 @@ func LoadRandomly(t *testing.T, bin string) {
 		}
 		p.spoil(t, node, want)
 	}
+	wantNothingLoading(t, node)
 	t.Logf("%d loads refused for damage, %d done again", refused, again)
 	if refused == 0 {
 		t.Error("no damaged layer was ever sent: the test shows less than it should")
@@ -216,6 +217,12 @@ func breakingImage(t *testing.T, p *pool, half func() error) v1.Image {
 // LoadBreaksOff ends loads half-way: the source fails, the caller gives up, the node is
 // killed. Each time the name means what it meant, and the next load is well.
 func LoadBreaksOff(t *testing.T, bin string) {
+	for _, ahead := range []int64{0, 1} {
+		t.Run(fmt.Sprint("ahead ", ahead), func(t *testing.T) { loadBreaksOff(t, bin, ahead) })
+	}
+}
+
+func loadBreaksOff(t *testing.T, bin string, ahead int64) {
 	node := newContainerd(t, bin, 0)
 	p := newPool(t, 4, 3, 2_000_000)
 	old, err := New(v1.ConfigFile{}, p.layers[2])
@@ -224,7 +231,7 @@ func LoadBreaksOff(t *testing.T, bin string) {
 	}
 	const name = "example.org/app:v1"
 	load := func(ctx context.Context, img v1.Image) error {
-		_, err := Load(ctx, []Node{node}, []NamedImage{{Ref: name, Image: img}}, LoadConfig{})
+		_, err := Load(ctx, []Node{node}, []NamedImage{{Ref: name, Image: img}}, LoadConfig{ahead: ahead})
 		return err
 	}
 	if err := load(t.Context(), old); err != nil {
@@ -260,20 +267,32 @@ func LoadBreaksOff(t *testing.T, bin string) {
 	if err := load(t.Context(), whole); err != nil {
 		t.Fatalf("afterwards: %v", err)
 	}
+	wantNothingLoading(t, node)
 	if got := namesOf(t, node)[name]; got != digestOf(t, whole).String() {
 		t.Errorf("afterwards the name is %s, want %s", got, digestOf(t, whole))
 	}
 }
 
-// LoadDiskFull loads what does not fit.
+// LoadDiskFull loads what does not fit, be it that its content does not or that unpacked it
+// does not.
 func LoadDiskFull(t *testing.T, bin string) {
+	for _, tt := range []struct {
+		what  string
+		megs  int
+		ahead int64
+	}{{"content", 40, 0}, {"content at once", 40, 1 << 30}, {"unpacked", 14, 1}, {"unpacked at once", 14, 1 << 30}} {
+		t.Run(tt.what, func(t *testing.T) { loadDiskFull(t, bin, tt.megs, tt.ahead) })
+	}
+}
+
+func loadDiskFull(t *testing.T, bin string, megs int, ahead int64) {
 	node := newContainerd(t, bin, 24<<20)
 	p := newPool(t, 7, 2, 1_000_000)
 	small, err := New(v1.ConfigFile{}, p.layers[0])
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := Layer([]File{FileFromBytes("large", 0o644, noise(40<<20))}, Uncompressed)
+	l, err := Layer([]File{FileFromBytes("large", 0o644, noise(megs<<20))}, Uncompressed)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -282,7 +301,7 @@ func LoadDiskFull(t *testing.T, bin string) {
 		t.Fatal(err)
 	}
 	load := func(img v1.Image) error {
-		_, err := Load(t.Context(), []Node{node}, []NamedImage{{Ref: "example.org/app:v1", Image: img}}, LoadConfig{})
+		_, err := Load(t.Context(), []Node{node}, []NamedImage{{Ref: "example.org/app:v1", Image: img}}, LoadConfig{ahead: ahead})
 		return err
 	}
 	if err := load(small); err != nil {
@@ -310,6 +329,7 @@ func LoadDiskFull(t *testing.T, bin string) {
 	if err != nil {
 		t.Errorf("what fits: %v", err)
 	}
+	wantNothingLoading(t, node)
 }
 
 // LoadTwiceAtOnce loads overlapping images into one node from two sides.
@@ -335,7 +355,7 @@ func LoadTwiceAtOnce(t *testing.T, bin string) {
 	var all sync.WaitGroup
 	var errs [2]error
 	for side, batch := range sides {
-		all.Go(func() { _, errs[side] = Load(t.Context(), []Node{node}, batch, LoadConfig{}) })
+		all.Go(func() { _, errs[side] = Load(t.Context(), []Node{node}, batch, LoadConfig{ahead: int64(side)}) })
 	}
 	all.Wait()
 	if err := errors.Join(errs[:]...); err != nil {

@@ -18,6 +18,11 @@ import (
 )
 
 // EngineImages are images of a container engine on this machine, until they are closed.
+//
+// One layer that a node lacks costs a save of the whole image: engines export no layer by
+// itself. To read no further than the layers wanted would not help with Docker, which packs the
+// image into a folder of its own before the first byte comes out.
+// Source: github.com/moby/moby, image/tarexport/save.go.
 type EngineImages struct {
 	// Images are in the order of the references. They are saved when they are read, and
 	// by Load only when a node lacks one of them, all of those in one go: the layers that

@@ -1,7 +1,9 @@
 package images
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -38,7 +40,12 @@ type LoadConfig struct {
 	Engine string
 	// OnEvent receives progress.
 	OnEvent func(Event)
+
+	ahead int64 // for tests; default muchContent
 }
+
+// muchContent is what takes longer to import than two commands more on a node.
+const muchContent = 32 << 20
 
 // LoadResult has one entry for each node, in the order given.
 type LoadResult struct{ Nodes []NodeResult }
@@ -70,8 +77,8 @@ type ImageResult struct {
 	BytesSent, BytesSkipped int64
 }
 
-// Load brings the images to all nodes at once. Each node is sent, in one stream,
-// only the blobs that it lacks; an image that is there already costs one short
+// Load brings the images to all nodes at once. Each node is sent each blob that it lacks, once,
+// and nothing else; an image that is there already costs one short
 // command, and one that is there under another name is named, not sent. Afterwards
 // every image is verified on every node: its name, its digest, and that all its
 // content is there.
@@ -114,7 +121,7 @@ func Load(ctx context.Context, nodes []Node, images []NamedImage, cfg LoadConfig
 	}
 	for i, node := range nodes {
 		result.Nodes[i].Node = node.Name()
-		loads[i] = nodeLoad{node: node, wanted: wanted, ctr: ctr{cfg.Namespace, cfg.Snapshotter}, emit: emit, began: time.Now()}
+		loads[i] = nodeLoad{node: node, wanted: wanted, ctr: ctr{cfg.Namespace, cfg.Snapshotter}, emit: emit, began: time.Now(), ahead: cmp.Or(cfg.ahead, muchContent)}
 	}
 	onEach(func(i int) (err error) {
 		found[i], err = loads[i].look(ctx)
@@ -138,6 +145,7 @@ type nodeLoad struct {
 	ctr    ctr
 	emit   func(Event)
 	began  time.Time
+	ahead  int64 // so many bytes are sent ahead of the import
 }
 
 // standing is what a node has of an image.
@@ -347,8 +355,7 @@ func (l nodeLoad) send(ctx context.Context, todo []finding, have map[string]bool
 			l.emit(Event{Verb: "load", Node: l.node.Name(), Done: sent, Total: plan.sent, Elapsed: time.Since(l.began)})
 		}
 	}
-	err = l.ctr.load(ctx, l.node, platform, func(w io.Writer) error { return plan.write(ctx, w, progress) })
-	if err != nil {
+	if err := l.stream(ctx, images, platform, have, plan, progress); err != nil {
 		if diskFull(err) {
 			err = fmt.Errorf("%w; the node's disk is full and its images are as they were: make room there (crictl rmi --prune, images.Prune) and load again", err)
 		}
@@ -358,6 +365,43 @@ func (l nodeLoad) send(ctx context.Context, todo []finding, have map[string]bool
 		done[w.name] = ImageResult{Ref: w.ref, Name: w.name, Digest: w.desc.Digest, BytesSent: plan.images[i].sent, BytesSkipped: plan.images[i].skipped}
 	}
 	return done, nil
+}
+
+// stream writes the plan into the node, for the images, if it has those blobs.
+//
+// The import that containerd's transfer service does is the one wanted: a name changes when all
+// is unpacked, and not before. But that service takes a stream in pieces of 32 KiB, with a message
+// and an answer for each, which costs about twice what all the rest does. So what is much goes
+// ahead, by the import that ctr itself does and that names nothing yet; what follows is small.
+func (l nodeLoad) stream(ctx context.Context, images []wantedImage, platform string, have map[string]bool, plan stream, progress func(int64)) error {
+	whole := func(w io.Writer) error { return plan.write(ctx, w, progress) }
+	if plan.sent < l.ahead || l.ctr.snapshotter != "" {
+		return l.ctr.load(ctx, l.node, l.ctr.importArgv(platform), whole)
+	}
+	// Under a name, so that it is not collected as garbage before the images hold it. The name is
+	// of this load alone and goes with it or, if this ends too early, when its time is over.
+	name := "zerotrust.local/loading:" + rand.Text()
+	err := l.ctr.load(ctx, l.node, l.ctr.aheadArgv(platform, name, time.Now().Add(time.Hour)), func(w io.Writer) error {
+		return plan.nameless().write(ctx, w, progress)
+	})
+	if noLocal(err) {
+		return l.ctr.load(ctx, l.node, l.ctr.importArgv(platform), whole)
+	}
+	if err != nil {
+		return err
+	}
+	now := map[string]bool{}
+	maps.Copy(now, have)
+	for _, b := range plan.blobs {
+		now[b.digest.String()] = true
+	}
+	err = l.ctr.load(ctx, l.node, l.ctr.importArgv(platform), func(w io.Writer) error {
+		return planStream(images, now).write(ctx, w, func(int64) {})
+	})
+	if failed := l.ctr.remove(ctx, l.node, name); failed != nil {
+		l.emit(Event{Verb: "not removed", Node: l.node.Name(), Detail: failed.Error()})
+	}
+	return err
 }
 
 // resolve finds out what is to be sent of each image. The platform is the node's if any

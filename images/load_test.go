@@ -38,6 +38,8 @@ type fakeNode struct {
 	afterImport func()       // runs after each import
 	failImport  func() error // runs instead of reading the tar
 	failTag     func() error // runs instead of tagging
+	failRemove  func() error // runs instead of removing
+	noLocal     bool         // ctr is containerd 1's
 	uname       string       // default: this machine's
 	noCtr       bool
 	containers  []string // the images of the node's containers
@@ -90,7 +92,19 @@ func (n *fakeNode) Exec(ctx context.Context, stdin io.Reader, stdout io.Writer, 
 	case "images check":
 		return n.check(stdout, args)
 	case "images import":
-		platform := ""
+		platform, ahead := "", ""
+		if len(args) > 2 && slices.Equal(args[:2], []string{"--local", "--no-unpack"}) {
+			if n.noLocal {
+				return errors.New("ctr: flag provided but not defined: -local")
+			}
+			// --index-name NAME --label containerd.io/gc.expire=TIME -
+			at := len(args) - 5
+			if args[at] != "--index-name" || args[at+2] != "--label" || !strings.HasPrefix(args[at+3], "containerd.io/gc.expire=") {
+				return fmt.Errorf("unknown arguments %q", argv)
+			}
+			ahead = args[at+1]
+			args = append(slices.Clone(args[2:at]), args[at+4])
+		}
 		switch {
 		case slices.Equal(args, []string{"--all-platforms", "-"}):
 		case len(args) == 3 && args[0] == "--platform" && args[2] == "-":
@@ -101,7 +115,7 @@ func (n *fakeNode) Exec(ctx context.Context, stdin io.Reader, stdout io.Writer, 
 		if n.failImport != nil {
 			return n.failImport()
 		}
-		if err := n.load(stdin, platform); err != nil {
+		if err := n.load(stdin, platform, ahead); err != nil {
 			return fmt.Errorf("ctr: %w", err)
 		}
 		if n.afterImport != nil {
@@ -123,6 +137,9 @@ func (n *fakeNode) Exec(ctx context.Context, stdin io.Reader, stdout io.Writer, 
 	case "images tag":
 		return n.tag(args)
 	case "images rm":
+		if n.failRemove != nil {
+			return n.failRemove()
+		}
 		for _, name := range slices.DeleteFunc(slices.Clone(args), func(a string) bool { return a == "--sync" }) {
 			delete(n.images, name)
 		}
@@ -228,8 +245,8 @@ func (n *fakeNode) children(digest string) ([]string, error) {
 	return blobs, nil
 }
 
-// load is ctr images import.
-func (n *fakeNode) load(stdin io.Reader, platform string) error {
+// load is ctr images import, which names the images or, ahead of them, all that came.
+func (n *fakeNode) load(stdin io.Reader, platform, ahead string) error {
 	var names []string
 	var layout, index []byte
 	for r := tar.NewReader(stdin); ; {
@@ -280,6 +297,11 @@ func (n *fakeNode) load(stdin io.Reader, platform string) error {
 				return fmt.Errorf("content digest %s: not found", b)
 			}
 		}
+	}
+	if ahead != "" {
+		digest, _, err := v1.SHA256(bytes.NewReader(index))
+		n.images[ahead], n.content[digest.String()] = digest.String(), index
+		return err
 	}
 	for _, d := range m.Manifests {
 		n.images[d.Annotations["io.containerd.image.name"]] = d.Digest.String()

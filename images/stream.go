@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -59,6 +60,15 @@ func planStream(wanted []wantedImage, have map[string]bool) stream {
 		s.images = append(s.images, count)
 		s.sent += count.sent
 		s.skipped += count.skipped
+	}
+	return s
+}
+
+// nameless is the stream without the images' names.
+func (s stream) nameless() stream {
+	s.index.Manifests = slices.Clone(s.index.Manifests)
+	for i := range s.index.Manifests {
+		s.index.Manifests[i].Annotations = nil
 	}
 	return s
 }

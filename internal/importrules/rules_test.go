@@ -74,6 +74,7 @@ var rules = map[string]rule{
 	"action":                     {imports: append([]string{"internal/..."}, public...), tests: []string{"kindx/kindtest"}, speaks: true},
 	"examples/...":               {imports: append([]string{"examples/..."}, public...), tests: []string{"internal/pgtest", "internal/loopback"}, speaks: true},
 	"examples/entries":           {imports: append([]string{"examples/entries/entryfile"}, public...), tests: []string{"spire/spiretest", "images/fromsource/sourcetest"}, speaks: true},
+	"examples/load":              {imports: append([]string{"examples/..."}, public...), tests: []string{"images/fromsource/sourcetest"}, speaks: true},
 	"examples/entries/entryfile": {imports: []string{"spire"}, without: []string{"k8s.io", kind, helm}},
 }
 
