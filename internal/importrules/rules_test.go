@@ -41,6 +41,7 @@ var rules = map[string]rule{
 	"internal/golden":          {forTests: true, speaks: true}, // tests get -update from it
 	"internal/loopback":        {forTests: true},
 	"internal/importrules":     {},
+	"internal/spireversions":   {speaks: true, without: []string{"."}}, // its tests run those of others, as processes
 
 	// The four layers, which never import each other. Tests may get programs to run
 	// from sourcetest.
