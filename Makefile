@@ -2,7 +2,7 @@
 # they need; nothing else has to be prepared.
 GO ?= go
 
-.PHONY: demo verify down test unit fuzz existing faults action bench bench-short check lint packages
+.PHONY: demo verify down test unit fuzz existing faults action bench bench-short spire-versions check lint packages
 
 demo: ## a running cluster, proven edge by edge, with the site open
 	$(GO) run ./examples/full --keep
@@ -65,6 +65,9 @@ bench: ## how long each phase takes; entries and images beside other programs
 BENCHDIR ?= $(CURDIR)/report/bench
 bench-short: ## side by side with other programs, in some minutes; fails on a wrong result, never on time
 	$(GO) -C internal/bench run . -short -out $(BENCHDIR)
+
+spire-versions: ## entries against other versions of SPIRE, which are built first: half an hour on two cores
+	$(GO) test -tags e2e -count=1 -timeout 120m -v -run '^TestVersions$$' ./internal/spireversions
 
 check: lint test ## what CI runs
 

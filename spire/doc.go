@@ -18,4 +18,9 @@
 //
 // The package needs no Kubernetes client; subpackage deploy installs SPIRE into
 // a cluster and opens the connection.
+//
+// # Which servers
+//
+// It speaks SPIRE's API v1 and runs against SPIRE 1.9.0, 1.10.4, 1.13.3 and 1.14.5 in the
+// tests (make spire-versions). Fields that it does not know stay as they are.
 package spire
