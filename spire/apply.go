@@ -25,8 +25,8 @@ const maxBatchBytes = 1 << 20
 // How many entries one call is about at most, and how many calls run at a time. With these
 // Sync is as fast as the best loop of bare calls that was found, see docs/benchmarks.md.
 const (
-	defaultBatchSize = 100
-	defaultParallel  = 4
+	defaultBatchSize = 50
+	defaultParallel  = 8
 )
 
 // errLimit is how many single errors the summing-up error spells out.

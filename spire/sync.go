@@ -36,9 +36,9 @@ type SyncConfig struct {
 	// PageSize is how many entries are listed at a time. Zero is 1000.
 	PageSize int
 	// BatchSize is how many entries one call creates, updates or deletes at most. A
-	// batch also ends at 1 MiB. Zero is 100.
+	// batch also ends at 1 MiB. Zero is 50.
 	BatchSize int
-	// Parallel is how many such calls run at a time. Zero is 4.
+	// Parallel is how many such calls run at a time. Zero is 8.
 	Parallel int
 	Retry    Retry
 

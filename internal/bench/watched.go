@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"net"
+	"os"
 	"path"
 	"path/filepath"
 	"sync"
@@ -39,7 +40,13 @@ func watch(t testing.TB, real *spiretest.Real) (*watched, error) {
 		return nil, err
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	w := &watched{socket: filepath.Join(filepath.Dir(real.ServerSocket), "watched.sock")}
+	// The path of a unix socket has at most 107 bytes: a test's own folder can be too deep.
+	dir, err := os.MkdirTemp("/tmp", "watched")
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	w := &watched{socket: filepath.Join(dir, "server.sock")}
 	l, err := net.Listen("unix", w.socket)
 	if err != nil {
 		return nil, err
