@@ -12,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	_ "github.com/mattn/go-sqlite3"
 
-	"github.com/org/spire-vault-99-action/internal/pgtest"
 	"github.com/org/spire-vault-99-action/spire"
 	"github.com/org/spire-vault-99-action/spire/spiretest"
 )
@@ -49,9 +48,10 @@ func (b entriesBench) server(ctx context.Context, d database, f func(testing.TB,
 			CacheReload: time.Hour,
 		}
 		if d.lookup == "" {
-			pg := pgtest.Start(t, pgtest.Config{})
-			pg.CreateDatabase("spire")
-			cfg.Postgres = pg.DSN("spire")
+			const name = "spire"
+			b.postgres.CreateDatabase(name)
+			t.Cleanup(func() { b.postgres.DropDatabase(name) })
+			cfg.Postgres = b.postgres.DSN(name)
 		}
 		real := spiretest.StartReal(t, cfg)
 		if d.lookup != "" {

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/org/spire-vault-99-action/images/fromsource/sourcetest"
+	"github.com/org/spire-vault-99-action/internal/pgtest"
 	"github.com/org/spire-vault-99-action/spire"
 	"github.com/org/spire-vault-99-action/spire/spiretest"
 )
@@ -51,35 +52,52 @@ type entriesBench struct {
 	bin string // the folder of spire-server
 	// controller is the program spire-controller-manager, controllerSource its module's folder.
 	controller, controllerSource string
+	postgres                     *pgtest.Server
 }
 
 // entries measures creation, with all ways on servers of their own, and what a sync of a
 // large table costs where nothing or little is to do.
-func entries(ctx context.Context, c config) ([]Table, error) {
-	b := entriesBench{config: c, bin: os.Getenv("SPIRE_BIN_DIR")}
-	err := within(ctx, c.log, func(t testing.TB) (err error) {
+func entries(ctx context.Context, c config) (tables []Table, err error) {
+	err = within(ctx, c.log, func(t testing.TB) (err error) {
+		b := entriesBench{config: c, bin: os.Getenv("SPIRE_BIN_DIR")}
 		if b.bin == "" {
 			b.bin = sourcetest.Binaries(t, sourcetest.File{Image: "ghcr.io/spiffe/spire-server:" + spireVersion, Path: "/opt/spire/bin/spire-server"})
 		}
-		b.controller, b.controllerSource, err = buildController(ctx)
-		return err
+		if b.controller, b.controllerSource, err = buildController(ctx); err != nil {
+			return err
+		}
+		t.Cleanup(func() { _ = os.RemoveAll(filepath.Dir(b.controller)) })
+		b.postgres = pgtest.Start(t, pgtest.Config{})
+		for _, fill := range b.tables() {
+			table, err := fill(ctx)
+			tables = append(tables, table)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
 	})
-	if err != nil {
-		return nil, err
+	return tables, err
+}
+
+// tables are to be filled in turn.
+func (b entriesBench) tables() []func(context.Context) (Table, error) {
+	created := func(d database, sizes ...int) func(context.Context) (Table, error) {
+		return func(ctx context.Context) (Table, error) { return b.created(ctx, d, sizes) }
 	}
-	defer os.RemoveAll(filepath.Dir(b.controller))
+	kept := func(d database) func(context.Context) (Table, error) {
+		return func(ctx context.Context) (Table, error) { return b.kept(ctx, d, 100_000) }
+	}
 	if b.short {
-		return b.inShort(ctx)
+		return []func(context.Context) (Table, error){created(sqliteBySPIFFEID, 1000), created(postgreSQL, 1000), kept(sqliteBySPIFFEID)}
 	}
-	const large = 100_000
 	sizes := b.sizes
 	if len(sizes) == 0 {
 		sizes = []int{1000, 5000, 10_000}
 	}
 	slices.Sort(sizes)
-	var tables []Table
-	for _, step := range []func() (Table, error){
-		func() (Table, error) {
+	return []func(context.Context) (Table, error){
+		func(ctx context.Context) (Table, error) {
 			table, err := b.created(ctx, sqliteBySPIFFEID, sizes)
 			if err != nil {
 				return table, err
@@ -88,32 +106,9 @@ func entries(ctx context.Context, c config) ([]Table, error) {
 			table.Rows = append(table.Rows, rows...)
 			return table, err
 		},
-		func() (Table, error) { return b.created(ctx, sqliteByParent, []int{5000}) },
-		func() (Table, error) { return b.created(ctx, postgreSQL, sizes) },
-		func() (Table, error) { return b.kept(ctx, sqliteBySPIFFEID, large) },
-		func() (Table, error) { return b.kept(ctx, postgreSQL, large) },
-	} {
-		table, err := step()
-		tables = append(tables, table)
-		if err != nil {
-			return tables, err
-		}
+		created(sqliteByParent, 5000), created(postgreSQL, sizes...),
+		kept(sqliteBySPIFFEID), kept(postgreSQL),
 	}
-	return tables, nil
-}
-
-// inShort is what takes a minute or two.
-func (b entriesBench) inShort(ctx context.Context) ([]Table, error) {
-	sqlite, err := b.created(ctx, sqliteBySPIFFEID, []int{1000})
-	if err != nil {
-		return []Table{sqlite}, err
-	}
-	postgres, err := b.created(ctx, postgreSQL, []int{1000})
-	if err != nil {
-		return []Table{sqlite, postgres}, err
-	}
-	kept, err := b.kept(ctx, sqliteBySPIFFEID, 100_000)
-	return []Table{sqlite, postgres, kept}, err
 }
 
 // setting is how a bare loop of calls writes.

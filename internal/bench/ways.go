@@ -273,7 +273,7 @@ func (b entriesBench) reconcile(ctx context.Context, t testing.TB, real *spirete
 		close(ended)
 	}()
 	// Between its list and its writes it reads its manifests.
-	calls, err := w.quiet(ctx, "ListEntries", 5*time.Second+time.Duration(n)*400*time.Microsecond)
+	calls, err := w.quiet(ctx, "ListEntries", 2*time.Second+time.Duration(n)*400*time.Microsecond)
 	stop()
 	<-ended
 	if err != nil {
