@@ -174,8 +174,8 @@ func (b entriesBench) createdWays(want []spire.Entry, settings []setting) []crea
 
 func (b entriesBench) created(ctx context.Context, d database, sizes []int) (Table, error) {
 	table := Table{
-		Name: "entries-created-" + d.short, Title: "Entries created on an empty server",
-		Versions: []string{"SPIRE " + spireVersion + " on " + d.name, "spire-controller-manager " + controllerVersion},
+		Name: "entries-created-" + d.short, Title: "Entries created on an empty server: " + d.name,
+		Versions: []string{"SPIRE " + spireVersion, "spire-controller-manager " + controllerVersion},
 		Notes: []string{
 			fmt.Sprintf("Each run has a new server; the best of %d counts. The limit is the best bare loop of that size.", b.repeat),
 			"spire-controller-manager runs in static mode, from one manifest per entry; its time is from the beginning of its first creation to the end of its last.",
@@ -257,8 +257,8 @@ func missing(ctx context.Context, conn grpc.ClientConnInterface, want []spire.En
 // kept measures a table of n: listing it is the limit.
 func (b entriesBench) kept(ctx context.Context, d database, n int) (Table, error) {
 	table := Table{
-		Name: "entries-kept-" + d.short, Title: "A large table kept equal to a list",
-		Versions: []string{"SPIRE " + spireVersion + " on " + d.name, "spire-controller-manager " + controllerVersion},
+		Name: "entries-kept-" + d.short, Title: "A large table kept equal to a list: " + d.name,
+		Versions: []string{"SPIRE " + spireVersion, "spire-controller-manager " + controllerVersion},
 		Notes: []string{
 			"The limit is to list all entries with bare calls and to drop them and, where 1 % changed, to write those with the best bare loop.",
 			"MiB is the peak of the heap above what the wanted list takes, garbage included, of the process that syncs.",
