@@ -21,23 +21,10 @@ import (
 // TestE2ERealServer runs everything that holds for the fake against a real SPIRE server
 // with one agent, then has the agent deliver an SVID for an entry that Sync made.
 func TestE2ERealServer(t *testing.T) {
-	real := spiretest.StartReal(t, spiretest.RealConfig{BinDir: binDir(t), TrustDomain: td})
+	real := spiretest.StartReal(t, spiretest.RealConfig{BinDir: sourcetest.SPIRE(t), TrustDomain: td})
 	conformance(t, real.Conn)
 	t.Run("model", func(t *testing.T) { testModel(t, real) })
 	t.Run("SVID delivered", func(t *testing.T) { testDelivered(t, real) })
-}
-
-// binDir is the folder of SPIRE's programs: the one that SPIRE_BIN_DIR names, or the
-// programs of the images that are built from source.
-func binDir(t *testing.T) string {
-	t.Helper()
-	if dir := os.Getenv("SPIRE_BIN_DIR"); dir != "" {
-		return dir
-	}
-	return sourcetest.Binaries(t,
-		sourcetest.File{Image: "ghcr.io/spiffe/spire-server:1.13.3", Path: "/opt/spire/bin/spire-server"},
-		sourcetest.File{Image: "ghcr.io/spiffe/spire-agent:1.13.3", Path: "/opt/spire/bin/spire-agent"},
-	)
 }
 
 // testDelivered: what Sync made on the server comes out of the Workload API as an SVID

@@ -24,7 +24,7 @@ import (
 func TestE2EEntries(t *testing.T) {
 	td := spiffeid.RequireTrustDomainFromString("demo.local")
 	admin := spiffeid.RequireFromPath(td, "/admin")
-	bin := binDir(t)
+	bin := sourcetest.SPIRE(t)
 	real := spiretest.StartReal(t, spiretest.RealConfig{BinDir: bin, TrustDomain: td, AdminIDs: []spiffeid.ID{admin}})
 
 	const file = `
@@ -79,16 +79,4 @@ entries:
 	}
 	expect("too many deletes", 1, "more deletes than allowed", "apply", "-socket", real.ServerSocket, "-max-deletes", "1", empty)
 	expect("all gone", 0, "2 deleted", "apply", "-socket", real.ServerSocket, "-max-deletes", "2", empty)
-}
-
-// binDir is the folder of SPIRE's programs: the one that SPIRE_BIN_DIR names, or the
-// programs of the images that are built from source.
-func binDir(t *testing.T) string {
-	t.Helper()
-	if dir := os.Getenv("SPIRE_BIN_DIR"); dir != "" {
-		return dir
-	}
-	return sourcetest.Binaries(t,
-		sourcetest.File{Image: "ghcr.io/spiffe/spire-server:1.13.3", Path: "/opt/spire/bin/spire-server"},
-		sourcetest.File{Image: "ghcr.io/spiffe/spire-agent:1.13.3", Path: "/opt/spire/bin/spire-agent"})
 }

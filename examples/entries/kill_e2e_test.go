@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/org/spire-vault-99-action/images/fromsource/sourcetest"
 	"github.com/org/spire-vault-99-action/spire"
 	"github.com/org/spire-vault-99-action/spire/spiretest"
 )
@@ -53,7 +54,7 @@ func TestE2EKill(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel() // each has its own server
 			s := &killed{t: t, dir: t.TempDir(), program: program}
-			s.real = spiretest.StartReal(t, spiretest.RealConfig{BinDir: binDir(t), TrustDomain: demo, ServerOnly: true})
+			s.real = spiretest.StartReal(t, spiretest.RealConfig{BinDir: sourcetest.SPIRE(t), TrustDomain: demo, ServerOnly: true})
 			s.api = entryv1.NewEntryClient(s.real.Conn)
 			s.addForeign()
 			same, gone, made := numbered("same", "", 100), numbered("gone", "", each), numbered("made", "", each)

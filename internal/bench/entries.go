@@ -5,9 +5,11 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,7 +24,6 @@ import (
 
 const (
 	owner             = "bench"
-	spireVersion      = "1.13.3"
 	controllerVersion = "0.6.3"
 )
 
@@ -49,7 +50,7 @@ func edited(want []spire.Entry) []spire.Entry {
 
 type entriesBench struct {
 	config
-	bin string // the folder of spire-server
+	bin, version string // the folder of spire-server, and what it says it is
 	// controller is the program spire-controller-manager, controllerSource its module's folder.
 	controller, controllerSource string
 	postgres                     *pgtest.Server
@@ -59,10 +60,12 @@ type entriesBench struct {
 // large table costs where nothing or little is to do.
 func entries(ctx context.Context, c config) (tables []Table, err error) {
 	err = within(ctx, c.log, func(t testing.TB) (err error) {
-		b := entriesBench{config: c, bin: os.Getenv("SPIRE_BIN_DIR")}
-		if b.bin == "" {
-			b.bin = sourcetest.Binaries(t, sourcetest.File{Image: "ghcr.io/spiffe/spire-server:" + spireVersion, Path: "/opt/spire/bin/spire-server"})
+		b := entriesBench{config: c, bin: sourcetest.SPIRE(t)}
+		said, err := exec.CommandContext(ctx, filepath.Join(b.bin, "spire-server"), "--version").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("spire-server --version: %w", err)
 		}
+		b.version = strings.TrimSpace(string(said))
 		if b.controller, b.controllerSource, err = buildController(ctx); err != nil {
 			return err
 		}
@@ -175,7 +178,7 @@ func (b entriesBench) createdWays(want []spire.Entry, settings []setting) []crea
 func (b entriesBench) created(ctx context.Context, d database, sizes []int) (Table, error) {
 	table := Table{
 		Name: "entries-created-" + d.short, Title: "Entries created on an empty server: " + d.name,
-		Versions: []string{"SPIRE " + spireVersion, "spire-controller-manager " + controllerVersion},
+		Versions: []string{"SPIRE " + b.version, "spire-controller-manager " + controllerVersion},
 		Notes: []string{
 			fmt.Sprintf("Each run has a new server; the best of %d counts. The limit is the best bare loop of that size.", b.repeat),
 			"spire-controller-manager runs in static mode, from one manifest per entry; its time is from the beginning of its first creation to the end of its last.",
@@ -258,7 +261,7 @@ func missing(ctx context.Context, conn grpc.ClientConnInterface, want []spire.En
 func (b entriesBench) kept(ctx context.Context, d database, n int) (Table, error) {
 	table := Table{
 		Name: "entries-kept-" + d.short, Title: "A large table kept equal to a list: " + d.name,
-		Versions: []string{"SPIRE " + spireVersion, "spire-controller-manager " + controllerVersion},
+		Versions: []string{"SPIRE " + b.version, "spire-controller-manager " + controllerVersion},
 		Notes: []string{
 			"The limit is to list all entries with bare calls and to drop them and, where 1 % changed, to write those with the best bare loop.",
 			"MiB is the peak of the heap above what the wanted list takes, garbage included, of the process that syncs.",

@@ -55,7 +55,7 @@ var rules = map[string]rule{
 	// The image benchmark loads into a real cluster, beside kind's own way.
 	"images":                        {imports: []string{"internal/run", "internal/redact", "internal/filelock"}, tests: []string{"kindx", "images/fromsource/sourcetest"}, without: []string{clientGo, kind, helm}},
 	"images/fromsource":             {imports: []string{"images", "internal/run", "internal/redact", "internal/ociruntime", "internal/filelock"}, without: []string{clientGo, kind, helm}},
-	"images/fromsource/sourcetest":  {forTests: true, imports: []string{"images", "images/fromsource", "internal/filelock"}, without: []string{clientGo, kind, helm}},
+	"images/fromsource/sourcetest":  {forTests: true, speaks: true, imports: []string{"images", "images/fromsource", "internal/filelock"}, without: []string{clientGo, kind, helm}},
 	"images/fromsource/recipes/...": {speaks: true, without: []string{"."}}, // programs that go into images
 
 	// zerotrust puts them together.

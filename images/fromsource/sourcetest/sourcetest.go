@@ -1,6 +1,6 @@
 // Package sourcetest gives tests real programs to run: files out of the images
 // that package fromsource builds. It is for tests alone. It needs what building
-// needs, unless the images are built already; no variable of the environment.
+// needs, unless the images are built already.
 package sourcetest
 
 import (
@@ -40,6 +40,19 @@ func Binaries(tb testing.TB, files ...File) string {
 		tb.Fatalf("programs for the test: %v", err)
 	}
 	return dir
+}
+
+// SPIRE returns a folder with spire-server and spire-agent: the one that the variable
+// SPIRE_BIN_DIR names, which may be of any version, or that of the programs which the project
+// installs, as Binaries has them.
+func SPIRE(tb testing.TB) string {
+	tb.Helper()
+	if dir := os.Getenv("SPIRE_BIN_DIR"); dir != "" {
+		return dir
+	}
+	return Binaries(tb,
+		File{Image: "ghcr.io/spiffe/spire-server:1.13.3", Path: "/opt/spire/bin/spire-server"},
+		File{Image: "ghcr.io/spiffe/spire-agent:1.13.3", Path: "/opt/spire/bin/spire-agent"})
 }
 
 type logf func(format string, args ...any)
