@@ -68,7 +68,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	f.BoolVar(&c.short, "short", false, "measure less, in at most 5 minutes")
 	f.IntVar(&c.repeat, "repeat", 0, "measure each thing so often, and take the best (default 1 if short, else 2)")
-	f.Func("entries", "create so many, where it is not short: numbers, comma-separated (default 1000,5000,10000)", func(list string) error {
+	f.Func("entries", "create so many entries and measure nothing else of that section, where it is not short: numbers, comma-separated (default 1000,5000,10000)", func(list string) error {
 		for _, text := range strings.Split(list, ",") {
 			n, err := strconv.Atoi(text)
 			if err != nil || n < 1 {
