@@ -2,7 +2,7 @@
 # they need; nothing else has to be prepared.
 GO ?= go
 
-.PHONY: demo verify down test unit fuzz existing faults action bench bench-short spire-versions check lint packages
+.PHONY: demo verify down test unit fuzz existing faults action bench bench-short spire-versions nerdctl check lint packages
 
 demo: ## a running cluster, proven edge by edge, with the site open
 	$(GO) run ./examples/full --keep
@@ -68,6 +68,10 @@ bench-short: ## side by side with other programs, in some minutes; fails on a wr
 
 spire-versions: ## entries against other versions of SPIRE, which are built first: half an hour on two cores
 	$(GO) test -tags e2e -count=1 -timeout 120m -v -run '^TestVersions$$' ./internal/spireversions
+
+nerdctl: ## images into a node in nerdctl, which is built first, with a containerd of its own: minutes on two cores
+	$(GO) run ./examples/packages mmdebstrap
+	$(GO) test -tags e2e -count=1 -timeout 60m -v -run '^TestNerdctl$$' ./examples/load
 
 check: lint test ## what CI runs
 

@@ -213,23 +213,9 @@ type engineImage struct {
 func (e *engineImage) among(saved []NamedImage) (*NamedImage, error) {
 	var have []string
 	for _, n := range saved {
-		var ids []string
-		if n.Index != nil {
-			digest, err := n.Index.Digest()
-			if err != nil {
-				return nil, err
-			}
-			ids = []string{digest.String()}
-		} else {
-			digest, err := n.Image.Digest()
-			if err != nil {
-				return nil, err
-			}
-			config, err := n.Image.ConfigName()
-			if err != nil {
-				return nil, err
-			}
-			ids = []string{digest.String(), config.String()}
+		ids, err := engineIDs(n)
+		if err != nil {
+			return nil, err
 		}
 		if slices.Contains(ids, e.id) {
 			return &NamedImage{Ref: e.ref, Image: n.Image, Index: n.Index}, nil
@@ -237,6 +223,34 @@ func (e *engineImage) among(saved []NamedImage) (*NamedImage, error) {
 		have = append(have, ids...)
 	}
 	return nil, fmt.Errorf("what %s saved as %s is not image %s but %s: has it been built anew meanwhile? Load it again", e.source.engine, e.ref, e.id, strings.Join(have, ", "))
+}
+
+// engineIDs are what engines may call the image by.
+func engineIDs(n NamedImage) ([]string, error) {
+	if n.Index != nil {
+		digest, err := n.Index.Digest()
+		if err != nil {
+			return nil, err
+		}
+		// nerdctl calls an index by the config of the image in it that is for this machine.
+		// Without one it is called by its own digest alone.
+		ids := []string{digest.String()}
+		if img, err := forPlatform(n.Index, defaultPlatform()); err == nil {
+			if config, err := img.ConfigName(); err == nil {
+				ids = append(ids, config.String())
+			}
+		}
+		return ids, nil
+	}
+	digest, err := n.Image.Digest()
+	if err != nil {
+		return nil, err
+	}
+	config, err := n.Image.ConfigName()
+	if err != nil {
+		return nil, err
+	}
+	return []string{digest.String(), config.String()}, nil
 }
 
 func (e *engineImage) saved(ctx context.Context) (NamedImage, error) {

@@ -179,6 +179,33 @@ func TestLoadFromEngineWithContainerd(t *testing.T) {
 	}
 }
 
+// nerdctl calls an index by the config of the image in it that is for this machine, and saves
+// the index with that image alone.
+func TestLoadIndexFromNerdctl(t *testing.T) {
+	index, here := testIndex(t, "multi")
+	digest, err := index.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := layoutDir(t, func(p layout.Path) error {
+		return p.AppendIndex(index, layout.WithAnnotations(map[string]string{containerdName: "docker.io/library/multi:v1", refName: "v1"}))
+	})
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The other has the same config and layers.
+	if err := os.Remove(filepath.Join(dir, blobName(manifest.Manifests[0].Digest))); err != nil {
+		t.Fatal(err)
+	}
+	engine, commands := testEngine(t, tarOfDir(t, dir), map[string]string{"multi:v1": configOf(t, here)})
+	n := newFakeNode("a")
+	mustLoad(t, []Node{n}, openTestEngine(t, engine, "multi:v1").Images...)
+	if cmds := commands(); len(cmds) != 2 || n.images["docker.io/library/multi:v1"] != digest.String() || n.content[digestOf(t, here).String()] == nil {
+		t.Errorf("commands %q, images %q", cmds, n.images)
+	}
+}
+
 func TestOpenEngineFails(t *testing.T) {
 	img := testImage(t, Gzip, "x")
 	engine, _ := testEngine(t, dockerSave(t, img, "app:v1"), map[string]string{"app:v1": "sha256:" + strings.Repeat("b", 64), "odd:v1": "what"})

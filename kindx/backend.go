@@ -1,12 +1,13 @@
 package kindx
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -34,7 +35,7 @@ type backend interface {
 	hasImage(ctx context.Context, ref string) bool
 	pull(ctx context.Context, ref string) error
 	// readFile is of a node, running or not; nil if there is no such file.
-	readFile(ctx context.Context, node, path string) ([]byte, error)
+	readFile(ctx context.Context, node, file string) ([]byte, error)
 	exec(ctx context.Context, node string, stdin io.Reader, argv ...string) error
 	// listen is an error if the port cannot be had.
 	listen(ctx context.Context, p PortMapping) error
@@ -174,28 +175,34 @@ func (b *kindBackend) pull(ctx context.Context, ref string) error {
 	return err
 }
 
-func (b *kindBackend) readFile(ctx context.Context, node, path string) ([]byte, error) {
-	// Unlike a command in the node, cp works while the node is stopped.
-	var archive bytes.Buffer
-	err := run.Cmd{Argv: b.engine("cp", node+":"+path, "-"), Stdout: &archive}.Run(ctx)
+func (b *kindBackend) readFile(ctx context.Context, node, file string) ([]byte, error) {
+	dir, err := os.MkdirTemp("", "kindx-")
+	if err != nil {
+		return nil, fmt.Errorf("read %s of node %s: %w", file, node, err)
+	}
+	defer os.RemoveAll(dir)
+	// Unlike a command in the node, cp works while the node is stopped. Into a folder: nerdctl
+	// writes no archive to stdout.
+	_, err = run.Output(ctx, b.engine("cp", node+":"+file, dir)...)
 	if failed, ok := errors.AsType[*run.Error](err); ok && noSuchFile(failed.Stderr) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read %s of node %s: %w", path, node, err)
+		return nil, fmt.Errorf("read %s of node %s: %w", file, node, err)
 	}
-	files := tar.NewReader(&archive)
-	if _, err := files.Next(); err != nil {
-		return nil, fmt.Errorf("read %s of node %s: %w", path, node, err)
+	doc, err := os.ReadFile(filepath.Join(dir, path.Base(file)))
+	if err != nil {
+		return nil, fmt.Errorf("read %s of node %s: %w", file, node, err)
 	}
-	return io.ReadAll(files)
+	return doc, nil
 }
 
 // noSuchFile knows the words of docker ("Could not find the file", older: "No such
-// container:path"), podman ("could not be found") and nerdctl ("no such file").
+// container:path"), podman ("could not be found") and nerdctl ("source does not
+// exist", older: "no such file").
 func noSuchFile(stderr string) bool {
 	said := strings.ToLower(stderr)
-	for _, words := range []string{"could not find the file", "no such container:path", "could not be found", "no such file"} {
+	for _, words := range []string{"could not find the file", "no such container:path", "could not be found", "source does not exist", "no such file"} {
 		if strings.Contains(said, words) {
 			return true
 		}

@@ -135,6 +135,7 @@ func TestNoSuchFile(t *testing.T) {
 		"Error response from daemon: Could not find the file /kind/x in container c":        true,
 		"Error: No such container:path: c:/kind/x":                                          true,
 		`Error: "/kind/x" could not be found on container c: no such file or directory`:     true,
+		`level=fatal msg="source does not exist"`:                                           true,
 		"Error response from daemon: No such container: c":                                  false,
 		"Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is it running": false,
 	} {
