@@ -155,17 +155,25 @@ func TestLoadFromEngine(t *testing.T) {
 	assertWhole(t, s.Images[0].Image)
 }
 
-// An engine that keeps its images in containerd calls them by their manifest's or their
-// index's digest.
-func TestLoadFromEngineWithContainerd(t *testing.T) {
-	index, here := testIndex(t, "multi")
+// savedIndex is multi:v1 as an engine with containerd saves it: the layout's folder, the index,
+// its image for this machine, and its digest.
+func savedIndex(t *testing.T) (dir string, index v1.ImageIndex, here v1.Image, digest v1.Hash) {
+	t.Helper()
+	index, here = testIndex(t, "multi")
 	digest, err := index.Digest()
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := layoutDir(t, func(p layout.Path) error {
+	dir = layoutDir(t, func(p layout.Path) error {
 		return p.AppendIndex(index, layout.WithAnnotations(map[string]string{containerdName: "docker.io/library/multi:v1", refName: "v1"}))
 	})
+	return dir, index, here, digest
+}
+
+// An engine that keeps its images in containerd calls them by their manifest's or their
+// index's digest.
+func TestLoadFromEngineWithContainerd(t *testing.T) {
+	dir, _, here, digest := savedIndex(t)
 	engine, commands := testEngine(t, tarOfDir(t, dir), map[string]string{"multi:v1": digest.String()})
 	n := newFakeNode("a")
 	for range 2 {
@@ -182,14 +190,7 @@ func TestLoadFromEngineWithContainerd(t *testing.T) {
 // nerdctl calls an index by the config of the image in it that is for this machine, and saves
 // the index with that image alone.
 func TestLoadIndexFromNerdctl(t *testing.T) {
-	index, here := testIndex(t, "multi")
-	digest, err := index.Digest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := layoutDir(t, func(p layout.Path) error {
-		return p.AppendIndex(index, layout.WithAnnotations(map[string]string{containerdName: "docker.io/library/multi:v1", refName: "v1"}))
-	})
+	dir, index, here, digest := savedIndex(t)
 	manifest, err := index.IndexManifest()
 	if err != nil {
 		t.Fatal(err)

@@ -115,29 +115,11 @@ func TestE2ELoad(t *testing.T) {
 	}
 	load := func(want int, args ...string) string {
 		t.Helper()
-		var out, errs bytes.Buffer
-		if code := run(t.Context(), args, none, &out, &errs); code != want {
-			t.Fatalf("%q: exit code %d, want %d: %s", args, code, want, &errs)
-		}
-		t.Logf("%q:\n%s", args, &errs)
-		return errs.String()
+		return runLoad(t, want, args...)
 	}
-	// has waits until the kubelet's runtime has the image under the name.
 	has := func(ref string, img v1.Image) {
 		t.Helper()
-		want, err := img.ConfigName()
-		if err != nil {
-			t.Fatal(err)
-		}
-		var got string
-		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); <-time.After(100 * time.Millisecond) {
-			var out bytes.Buffer
-			err = node.Exec(t.Context(), nil, &out, "crictl", "inspecti", "--output", "go-template", "--template", "{{.status.id}}", ref)
-			if got = strings.TrimSpace(out.String()); err == nil && got == want.String() {
-				return
-			}
-		}
-		t.Errorf("the node has %q as %s, want %s (%v)", got, ref, want, err)
+		nodeHas(t, node, ref, img)
 	}
 	name := []string{"--name", cluster}
 
@@ -202,4 +184,33 @@ func TestE2ELoad(t *testing.T) {
 	if said := load(notLoaded, append([]string{"image-archive", archive}, name...)...); !strings.Contains(said, "load images into node "+node.Name()) || !strings.Contains(said, "not running") {
 		t.Error(said)
 	}
+}
+
+// runLoad runs the program and returns what it told.
+func runLoad(t *testing.T, want int, args ...string) string {
+	t.Helper()
+	var out, errs bytes.Buffer
+	if code := run(t.Context(), args, none, &out, &errs); code != want {
+		t.Fatalf("%q: exit code %d, want %d: %s", args, code, want, &errs)
+	}
+	t.Logf("%q:\n%s", args, &errs)
+	return errs.String()
+}
+
+// nodeHas waits until the kubelet's runtime has the image under the name.
+func nodeHas(t *testing.T, node *kindx.Node, ref string, img v1.Image) {
+	t.Helper()
+	want, err := img.ConfigName()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got string
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); <-time.After(100 * time.Millisecond) {
+		var out bytes.Buffer
+		err = node.Exec(t.Context(), nil, &out, "crictl", "inspecti", "--output", "go-template", "--template", "{{.status.id}}", ref)
+		if got = strings.TrimSpace(out.String()); err == nil && got == want.String() {
+			return
+		}
+	}
+	t.Errorf("the node has %q as %s, want %s (%v)", got, ref, want, err)
 }

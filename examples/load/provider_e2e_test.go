@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"os/exec"
 	"path/filepath"
@@ -110,30 +109,12 @@ func startProviderNode(t *testing.T, name kindx.Provider, flags []string, more .
 // load runs the program and returns what it told.
 func (p provider) load(t *testing.T, args ...string) string {
 	t.Helper()
-	var out, errs bytes.Buffer
-	if code := run(t.Context(), append(args, "--provider", string(p.name), "--name", p.cluster()), none, &out, &errs); code != loaded {
-		t.Fatalf("%q: exit code %d: %s", args, code, &errs)
-	}
-	t.Logf("%q:\n%s", args, &errs)
-	return errs.String()
+	return runLoad(t, loaded, append(args, "--provider", string(p.name), "--name", p.cluster())...)
 }
 
-// has waits until the kubelet's runtime has the image under the name.
 func (p provider) has(t *testing.T, ref string, img v1.Image) {
 	t.Helper()
-	want, err := img.ConfigName()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got string
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); <-time.After(100 * time.Millisecond) {
-		var out bytes.Buffer
-		err = p.node.Exec(t.Context(), nil, &out, "crictl", "inspecti", "--output", "go-template", "--template", "{{.status.id}}", ref)
-		if got = strings.TrimSpace(out.String()); err == nil && got == want.String() {
-			return
-		}
-	}
-	t.Errorf("the node has %q as %s, want %s (%v)", got, ref, want, err)
+	nodeHas(t, p.node, ref, img)
 }
 
 // loadImages loads two images of the engine's, which stay in it under the tags v1 and v2.

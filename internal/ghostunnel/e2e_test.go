@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/org/spire-vault-99-action/images/fromsource/sourcetest"
+	"github.com/org/spire-vault-99-action/internal/loopback"
 	"github.com/org/spire-vault-99-action/internal/run"
 	"github.com/org/spire-vault-99-action/spire"
 	"github.com/org/spire-vault-99-action/spire/spiretest"
@@ -74,8 +75,8 @@ func (l lab) client() {
 			l := lab{t, l.bin, l.real}
 			cfg := tlsconfig.MTLSServerConfig(l.mint(tc.who), l.real.Bundle, tlsconfig.AuthorizeID(self))
 			heard, target := l.listen(func(c net.Conn) net.Conn { return tls.Server(c, cfg) })
-			port := spiretest.FreePort(t)
-			l.start(Tunnel{Name: "t", Mode: Client, Listen: fmt.Sprintf("127.0.0.1:%d", port), Target: target, Peers: []spiffeid.ID{peer}, StatusPort: spiretest.FreePort(t)})
+			port := loopback.FreePort(t)
+			l.start(Tunnel{Name: "t", Mode: Client, Listen: fmt.Sprintf("127.0.0.1:%d", port), Target: target, Peers: []spiffeid.ID{peer}, StatusPort: loopback.FreePort(t)})
 			answer, err := say(fmt.Sprintf("127.0.0.1:%d", port), nil, "secret\n")
 			l.judge(tc.reaches, answer, err, heard)
 		})
@@ -85,8 +86,8 @@ func (l lab) client() {
 // server: the target hears the peer alone.
 func (l lab) server() {
 	heard, target := l.listen(func(c net.Conn) net.Conn { return c })
-	port := spiretest.FreePort(l.T)
-	l.start(Tunnel{Name: "t", Mode: Server, Listen: fmt.Sprintf("127.0.0.1:%d", port), Target: target, Peers: []spiffeid.ID{peer}, StatusPort: spiretest.FreePort(l.T)})
+	port := loopback.FreePort(l.T)
+	l.start(Tunnel{Name: "t", Mode: Server, Listen: fmt.Sprintf("127.0.0.1:%d", port), Target: target, Peers: []spiffeid.ID{peer}, StatusPort: loopback.FreePort(l.T)})
 	addr := fmt.Sprintf("127.0.0.1:%d", port)
 	as := func(id spiffeid.ID) *tls.Config {
 		return tlsconfig.MTLSClientConfig(l.mint(id), l.real.Bundle, tlsconfig.AuthorizeID(self))

@@ -37,7 +37,7 @@ var rules = map[string]rule{
 	"internal/ociruntime/shim": {speaks: true, without: []string{"."}},
 	"internal/manifest":        {without: []string{"."}},
 	"internal/spiffehelper":    {imports: []string{"internal/manifest"}, without: []string{"."}},
-	"internal/ghostunnel":      {imports: []string{"internal/manifest"}, tests: []string{"internal/run", "spire", "spire/spiretest", "images/fromsource/sourcetest"}, without: []string{"k8s.io", kind, helm}},
+	"internal/ghostunnel":      {imports: []string{"internal/manifest"}, tests: []string{"internal/run", "internal/loopback", "spire", "spire/spiretest", "images/fromsource/sourcetest"}, without: []string{"k8s.io", kind, helm}},
 	"internal/golden":          {forTests: true, speaks: true}, // tests get -update from it
 	"internal/loopback":        {forTests: true},
 	"internal/pgtest":          {forTests: true, imports: []string{"internal/loopback"}, without: []string{"k8s.io", kind, helm}},
@@ -47,7 +47,7 @@ var rules = map[string]rule{
 	// The four layers, which never import each other. Tests may get programs to run
 	// from sourcetest.
 	"spire":           {imports: []string{"internal/redact"}, tests: []string{"spire/spiretest", "images/fromsource/sourcetest"}, without: []string{"k8s.io", kind, helm}},
-	"spire/spiretest": {forTests: true, without: []string{"k8s.io", kind, helm}},
+	"spire/spiretest": {forTests: true, imports: []string{"internal/loopback"}, without: []string{"k8s.io", kind, helm}},
 	"spire/deploy":    {imports: []string{"spire", "internal/..."}, tests: []string{"spire/spiretest", "images/fromsource/sourcetest"}, without: []string{kind, helm}},
 	"cilium":          {imports: []string{"internal/..."}, without: []string{kind}},
 	"kindx":           {imports: []string{"internal/..."}, without: []string{helm}},

@@ -4,6 +4,7 @@ package loopback
 import (
 	"net"
 	"testing"
+	"time"
 )
 
 // Serve serves each TCP connection with serve, on 127.0.0.1, until the test ends. It returns
@@ -36,4 +37,17 @@ func FreePort(tb testing.TB) int {
 	}
 	defer func() { _ = l.Close() }()
 	return l.Addr().(*net.TCPAddr).Port
+}
+
+// Eventually waits until try has no error, and fails the test with the last one if it has
+// one for so long.
+func Eventually(tb testing.TB, limit time.Duration, what string, try func() error) {
+	tb.Helper()
+	var last error
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if last = try(); last == nil {
+			return
+		}
+	}
+	tb.Fatalf("waited %s for %s, and last saw: %v", limit, what, last)
 }

@@ -18,7 +18,10 @@ import (
 	"github.com/org/spire-vault-99-action/internal/loopback"
 )
 
-const bin = "/usr/lib/postgresql/15/bin"
+const (
+	bin      = "/usr/lib/postgresql/15/bin"
+	patience = 20 * time.Second
+)
 
 // Config tunes Start.
 type Config struct {
@@ -76,13 +79,13 @@ func Start(t testing.TB, cfg Config) *Server {
 		}
 		s.own(file)
 	}
-	s.Start()
 	t.Cleanup(func() {
 		s.Stop()
 		if t.Failed() {
 			t.Logf("output of PostgreSQL:\n%s", s.log.Bytes())
 		}
 	})
+	s.Start()
 	return s
 }
 
@@ -127,7 +130,7 @@ func (s *Server) Start() {
 	if err := s.process.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	s.eventually("PostgreSQL to answer", func() error {
+	loopback.Eventually(s.t, patience, "PostgreSQL to answer", func() error {
 		out, err := s.command("pg_isready", "-h", s.Dir, "-p", strconv.Itoa(s.Port), "-U", "postgres").CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("pg_isready: %w: %s", err, bytes.TrimSpace(out))
@@ -153,7 +156,7 @@ func (s *Server) Kill() {
 	_ = s.process.Process.Kill()
 	_ = s.process.Wait()
 	s.process = nil
-	s.eventually("PostgreSQL's other processes to end", func() error {
+	loopback.Eventually(s.t, patience, "PostgreSQL's other processes to end", func() error {
 		conn, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port)))
 		if err != nil {
 			return nil
@@ -182,16 +185,4 @@ func (s *Server) DropDatabase(name string) {
 	if out, err := s.command("dropdb", "--force", "-h", s.Dir, "-p", strconv.Itoa(s.Port), "-U", "postgres", name).CombinedOutput(); err != nil {
 		s.t.Fatalf("dropdb %s: %v\n%s", name, err, out)
 	}
-}
-
-func (s *Server) eventually(what string, try func() error) {
-	s.t.Helper()
-	const limit = 20 * time.Second
-	var last error
-	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if last = try(); last == nil {
-			return
-		}
-	}
-	s.t.Fatalf("waited %s for %s, and last saw: %v\n%s", limit, what, last, s.log.Bytes())
 }

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/org/spire-vault-99-action/images/fromsource/sourcetest"
+	"github.com/org/spire-vault-99-action/internal/loopback"
 	"github.com/org/spire-vault-99-action/internal/run"
 	"github.com/org/spire-vault-99-action/spire"
 	"github.com/org/spire-vault-99-action/spire/spiretest"
@@ -161,7 +162,7 @@ func testOIDC(t *testing.T, bin string, real *spiretest.Real) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	port, health := spiretest.FreePort(t), spiretest.FreePort(t)
+	port, health := loopback.FreePort(t), loopback.FreePort(t)
 	conf := strings.NewReplacer(
 		`":8080"`, fmt.Sprintf(`"127.0.0.1:%d"`, port), "bind_port = 8008", fmt.Sprintf("bind_port = %d", health),
 		WorkloadSocket, real.AgentSocket,

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/pem"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +15,7 @@ import (
 	"text/template"
 	"time"
 
+	"github.com/org/spire-vault-99-action/internal/loopback"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	agentv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/agent/v1"
@@ -140,7 +140,7 @@ func StartReal(t testing.TB, cfg RealConfig) *Real {
 	cfg.CacheReload = cmp.Or(cfg.CacheReload, time.Second)
 	c := realConfig{
 		RealConfig: cfg, Dir: dir, Datastore: filepath.Join(dir, "server", "datastore.sqlite3"), DatabaseType: "sqlite3",
-		ServerPort: FreePort(t), ServerHealth: FreePort(t), AgentHealth: FreePort(t),
+		ServerPort: loopback.FreePort(t), ServerHealth: loopback.FreePort(t), AgentHealth: loopback.FreePort(t),
 		ServerSocket: filepath.Join(sockets, "server.sock"), AgentSocket: filepath.Join(sockets, "agent.sock"),
 		TrustBundlePEM: filepath.Join(dir, "bundle.pem"),
 	}
@@ -293,15 +293,4 @@ func get(ctx context.Context, url string) error {
 		return fmt.Errorf("GET %s: %s", url, resp.Status)
 	}
 	return nil
-}
-
-// FreePort is a TCP port of 127.0.0.1 that nobody listened on just now.
-func FreePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }

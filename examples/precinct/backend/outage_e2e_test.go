@@ -12,13 +12,14 @@ import (
 	"time"
 
 	"github.com/org/spire-vault-99-action/examples/precinct/identity"
+	"github.com/org/spire-vault-99-action/internal/loopback"
 )
 
 // waitFor waits until readiness says this of one.
 func (w *world) waitFor(name string, ok bool, detail string) {
 	w.t.Helper()
 	b := w.browser()
-	eventually(w.t, 20*time.Second, fmt.Sprintf("%s to be %v %q", name, ok, detail), func() error {
+	loopback.Eventually(w.t, 20*time.Second, fmt.Sprintf("%s to be %v %q", name, ok, detail), func() error {
 		got := b.get("/api/health/ready")
 		var in struct {
 			Status       string
@@ -134,7 +135,7 @@ func TestE2EPostgresKilledAndBack(t *testing.T) {
 	absent(t, "a rotation", b.do("POST", "/api/demo/rotate", "", nil), "the database is not available")
 	w.database.Start()
 	start := time.Now()
-	eventually(t, 10*time.Second, "the session to be good again", func() error {
+	loopback.Eventually(t, 10*time.Second, "the session to be good again", func() error {
 		if got := b.get("/api/auth/me"); got.status != 200 {
 			return fmt.Errorf("%d %s", got.status, got.body)
 		}
@@ -237,7 +238,7 @@ func TestE2EOwnSVIDExpired(t *testing.T) {
 	w.vault.start()
 	w.source.current.Store(w.ca.svid(backendID, -time.Minute))
 	w.start()
-	eventually(t, 5*time.Second, "a reason", func() error {
+	loopback.Eventually(t, 5*time.Second, "a reason", func() error {
 		got := w.backend.readyForCallers(t.Context())
 		if got.Ready || got.Dependencies["svid"].Detail != identity.ErrExpired.Error() || got.Dependencies["vault"].OK {
 			return fmt.Errorf("%+v", got)

@@ -79,15 +79,3 @@ func (d *database) count(sql string) (n int) {
 	}
 	return n
 }
-
-// eventually waits for something and tells what it last saw.
-func eventually(t *testing.T, limit time.Duration, what string, try func() error) {
-	t.Helper()
-	var last error
-	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if last = try(); last == nil {
-			return
-		}
-	}
-	t.Fatalf("waited %s for %s, and last saw: %v", limit, what, last)
-}

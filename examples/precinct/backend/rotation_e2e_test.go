@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/org/spire-vault-99-action/internal/loopback"
 )
 
 const leasedUsers = `SELECT count(*) FROM pg_roles WHERE rolname LIKE 'v-%'`
@@ -169,7 +171,7 @@ func TestE2ERotatesBeforeTheLeaseEnds(t *testing.T) {
 	w.start()
 	w.waitReady()
 	l := w.load(20, fine("GET", "/api/demo/database"))
-	eventually(t, 20*time.Second, "three rotations", func() error {
+	loopback.Eventually(t, 20*time.Second, "three rotations", func() error {
 		if n := w.backend.sessions.State().Rotations; n < 3 {
 			return fmt.Errorf("%d rotations", n)
 		}

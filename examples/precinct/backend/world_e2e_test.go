@@ -24,6 +24,7 @@ import (
 	"github.com/org/spire-vault-99-action/examples/precinct/githubstub/api"
 	"github.com/org/spire-vault-99-action/examples/precinct/identity"
 	"github.com/org/spire-vault-99-action/examples/precinct/service"
+	"github.com/org/spire-vault-99-action/internal/loopback"
 )
 
 // world is the backend with a real PostgreSQL, and Vault and GitHub at the wire.
@@ -150,7 +151,7 @@ func (w *world) listen() net.Listener {
 func (w *world) waitReady() {
 	w.t.Helper()
 	b := w.browser()
-	eventually(w.t, 20*time.Second, "the backend to be ready", func() error {
+	loopback.Eventually(w.t, 20*time.Second, "the backend to be ready", func() error {
 		if got := b.get("/api/health/ready"); got.status != 200 {
 			return fmt.Errorf("%s", got.body)
 		}
